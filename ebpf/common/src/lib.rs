@@ -1,0 +1,3 @@
+//! Keys and values that cross into the kernel.
+#![no_std]
+#![forbid(unsafe_code)]

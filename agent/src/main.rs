@@ -1,2 +1,2 @@
-//! Being built.
+//! The agent's process.
 fn main() {}

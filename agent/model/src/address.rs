@@ -179,7 +179,11 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, CidrError> {
         let net: IpNet = text.parse().map_err(|_| CidrError::Syntax { text: text.to_owned() })?;
         let network = Self(net.trunc());
-        if net == network.0 { Ok(network) } else { Err(CidrError::HostBits { text: text.to_owned(), network }) }
+        if net == network.0 {
+            Ok(network)
+        } else {
+            Err(CidrError::HostBits { text: text.to_owned(), network })
+        }
     }
 }
 
@@ -301,7 +305,9 @@ mod tests {
 
     #[test]
     fn offsets_and_addresses_are_each_others_inverse() {
-        for (cidr, size) in [("10.0.0.248/29", 8u128), ("10.1.2.3/32", 1), ("fd00::f8/125", 8), ("::/0", u128::MAX)] {
+        for (cidr, size) in
+            [("10.0.0.248/29", 8u128), ("10.1.2.3/32", 1), ("fd00::f8/125", 8), ("::/0", u128::MAX)]
+        {
             let cidr: Cidr = cidr.parse().unwrap();
             assert_eq!(cidr.size(), size);
             for offset in 0..size.min(8) {
@@ -313,7 +319,8 @@ mod tests {
 
     #[test]
     fn block_sizes_stay_within_their_familys_range() {
-        let check = |family, len, ok: bool| assert_eq!(BlockSize::new(family, len).is_ok(), ok, "{family} /{len}");
+        let check =
+            |family, len, ok: bool| assert_eq!(BlockSize::new(family, len).is_ok(), ok, "{family} /{len}");
         for (len, ok) in [(19, false), (20, true), (26, true), (32, true), (33, false), (300, false)] {
             check(Family::V4, len, ok);
         }

@@ -22,5 +22,6 @@ pub use name::{NameError, NodeName, PoolName};
 pub use tag::{Dscp, DscpError, Mark, MarkLayout, MarkLayoutError, TagId};
 pub use time::BootTime;
 pub use workload::{
-    Handle, HandleError, Identity, IdentityError, MAX_ALIAS_LEN, MAX_CONTAINER_ID_LEN, MAX_IFNAME_LEN, Workload,
+    Handle, HandleError, Identity, IdentityError, MAX_ALIAS_LEN, MAX_CONTAINER_ID_LEN, MAX_IFNAME_LEN,
+    Workload,
 };

@@ -154,7 +154,10 @@ impl MarkLayout {
     #[must_use]
     pub fn mark(self, tag: TagId, nat_outgoing: bool) -> Mark {
         let nat = if nat_outgoing { self.nat_bit() } else { 0 };
-        Mark { value: (u32::from(tag.get()) << self.shift()) & (self.mask ^ self.nat_bit()) | nat, mask: self.mask }
+        Mark {
+            value: (u32::from(tag.get()) << self.shift()) & (self.mask ^ self.nat_bit()) | nat,
+            mask: self.mask,
+        }
     }
 }
 

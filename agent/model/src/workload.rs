@@ -286,8 +286,13 @@ mod tests {
     fn foreign_and_broken_aliases_are_told_apart() {
         assert_eq!(Identity::parse_alias("uplink to rack 7"), Err(IdentityError::Foreign));
         assert_eq!(Identity::parse_alias(""), Err(IdentityError::Foreign));
-        for broken in ["poolward1", "poolward1;c=a", "poolward1;c=a;i=b;4=x", "poolward1;c=a;i=b;z=1", "poolward1;c"] {
-            assert!(matches!(Identity::parse_alias(broken), Err(IdentityError::Malformed { .. })), "{broken}");
+        for broken in
+            ["poolward1", "poolward1;c=a", "poolward1;c=a;i=b;4=x", "poolward1;c=a;i=b;z=1", "poolward1;c"]
+        {
+            assert!(
+                matches!(Identity::parse_alias(broken), Err(IdentityError::Malformed { .. })),
+                "{broken}"
+            );
         }
     }
 

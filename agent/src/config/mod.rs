@@ -1,0 +1,350 @@
+//! The agent's configuration: a YAML file, flags over it, and the checked result.
+//!
+//! `raw` is what may be written; this module turns it into [`Config`] and says for every mistake which key on
+//! which line is wrong. It starts nothing.
+
+mod raw;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
+
+use raw::{Raw, Spanned};
+
+/// The node agent of Poolward: allocates pod addresses from this node's blocks, wires pods, and keeps spoofed
+/// packets off the network.
+#[derive(Debug, Default, Parser)]
+#[command(
+    name = "poolward-agent",
+    version,
+    after_help = "The file's keys, all optional, with their defaults:\n\
+        \n  nodeName: <host name>                  name of this node\
+        \n  nodeLabels: {}                         labels that pools' nodeSelector sees\
+        \n  socketPath: /run/poolward/agent.sock   where the CNI plugin and poolwardctl connect (mode 0600)\
+        \n  stateDir: /run/poolward                journal and its lock; a tmpfs, gone with a reboot\
+        \n  storePath: /var/lib/poolward/store.redb  pools, reservations, blocks\
+        \n  bpfPinDir: /sys/fs/bpf/poolward        programs, maps and links; on a bpffs of the host\
+        \n  markMask: 0x0fff0000                   bits of skb->mark that are ours\
+        \n  routeProtocol: 80                      protocol number of our routes (5 to 255)\
+        \n  uplink: <interface of the default route>\
+        \n  mtuBytes: <the uplink's, less encapsulation where a pool asks for it>\
+        \n  attachMode: auto                       auto, tcx or clsact\
+        \n  resyncSeconds: 60                      how often kernel state is compared without a cause\
+        \n  onLocked: exit                         exit or wait while another agent of this node runs\
+        \n  log: { level: info, format: text }     level as in RUST_LOG; format text or json\n\
+        \nExit codes: 0 stopped by a signal, 1 failed, 2 usage or configuration, 3 another agent holds the journal."
+)]
+pub struct Flags {
+    /// YAML file to read.
+    #[arg(long, value_name = "FILE", env = "POOLWARD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Name of this node (overrides nodeName).
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Unix socket to serve on (overrides socketPath).
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do while another agent of this node holds the journal (overrides onLocked).
+    #[arg(long, value_name = "WHAT")]
+    pub on_locked: Option<OnLocked>,
+    /// Log level, or a filter as in RUST_LOG (overrides log.level).
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// Check the configuration, print it and exit.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// What to do while another agent of this node holds the journal's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnLocked {
+    /// Leave with exit code 3.
+    Exit,
+    /// Wait until it ends.
+    Wait,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// TCX where the kernel has it, else clsact.
+    Auto,
+    /// TCX or fail.
+    Tcx,
+    /// clsact.
+    Clsact,
+}
+
+/// The checked configuration. Made once at start; parts of it are handed to those who need them.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node.
+    pub node_name: NodeName,
+    /// Labels of this node.
+    pub node_labels: Labels,
+    /// Unix socket to serve on.
+    pub socket_path: PathBuf,
+    /// Where the journal and its lock lie.
+    pub state_dir: PathBuf,
+    /// The embedded store's file.
+    pub store_path: PathBuf,
+    /// Where programs, maps and links are pinned.
+    pub bpf_pin_dir: PathBuf,
+    /// Which bits of `skb->mark` are ours.
+    pub mark_layout: MarkLayout,
+    /// Protocol number of our routes.
+    pub route_protocol: u8,
+    /// The interface towards the rest of the network; `None`: that of the default route.
+    pub uplink: Option<String>,
+    /// MTU of pods in bytes; `None`: from the uplink.
+    pub mtu_bytes: Option<u32>,
+    /// How programs are attached.
+    pub attach_mode: AttachMode,
+    /// How often kernel state is compared without a cause.
+    pub resync: Duration,
+    /// What to do while another agent runs.
+    pub on_locked: OnLocked,
+    /// Log filter.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// A mistake in the configuration: file, line and key where known, and what is wrong.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}")]
+pub struct ConfigError {
+    place: String,
+    what: String,
+}
+
+impl Config {
+    /// Reads the file the flags name, if any, and lays the flags over it.
+    ///
+    /// # Errors
+    /// An unreadable file, a key that is unknown, or a value that does not fit its key.
+    pub fn load(flags: &Flags, host_name: &str) -> Result<Self, ConfigError> {
+        let (name, text) = match &flags.config {
+            None => ("flags".to_owned(), String::new()),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+                    place: format!("configuration {name}"),
+                    what: format!("cannot be read: {error}"),
+                })?;
+                (name, text)
+            }
+        };
+        Self::resolve(&Raw::parse(&name, &text)?, &name, flags, host_name)
+    }
+
+    fn resolve(raw: &Raw, file: &str, flags: &Flags, host_name: &str) -> Result<Self, ConfigError> {
+        let at = |key: &'static str| Key { file, key };
+        let node_name = match (&flags.node_name, &raw.node_name) {
+            (Some(flag), _) => flag.parse().map_err(|error| flag_error("--node-name", error))?,
+            (None, Some(value)) => value.value.parse().map_err(|error| at("nodeName").error(value, error))?,
+            (None, None) => host_name.parse().map_err(|error| ConfigError {
+                place: "host name".into(),
+                what: format!("{error}; set nodeName"),
+            })?,
+        };
+        let mark_layout = at("markMask").read(raw.mark_mask.as_ref(), MarkLayout::DEFAULT, |text| {
+            let mask = parse_mask(text).ok_or("expected a number such as 0x0fff0000")?;
+            MarkLayout::new(mask).map_err(|error| error.to_string())
+        })?;
+        let route_protocol = at("routeProtocol").read(raw.route_protocol.as_ref(), 80, |number| {
+            u8::try_from(*number)
+                .ok()
+                .filter(|number| *number > 4)
+                .ok_or("expected 5 to 255: up to 4 belongs to the kernel (rtnetlink(7))".to_owned())
+        })?;
+        let mtu_bytes =
+            at("mtuBytes").read(raw.mtu_bytes.as_ref(), None, |number| match u32::try_from(*number) {
+                Ok(mtu) if (MIN_MTU_BYTES..=65_535).contains(&mtu) => Ok(Some(mtu)),
+                _ => Err(format!("expected {MIN_MTU_BYTES} to 65535 bytes")),
+            })?;
+        let resync =
+            at("resyncSeconds").read(raw.resync_seconds.as_ref(), Duration::from_secs(60), |number| {
+                match *number {
+                    1..=86_400 => Ok(Duration::from_secs(*number)),
+                    _ => Err("expected 1 to 86400 seconds".to_owned()),
+                }
+            })?;
+        let attach_mode = at("attachMode").choice(
+            raw.attach_mode.as_ref(),
+            &[("auto", AttachMode::Auto), ("tcx", AttachMode::Tcx), ("clsact", AttachMode::Clsact)],
+        )?;
+        let on_locked = at("onLocked")
+            .choice(raw.on_locked.as_ref(), &[("exit", OnLocked::Exit), ("wait", OnLocked::Wait)])?;
+        let log = raw.log.as_ref();
+        let log_format = at("log.format").choice(
+            log.and_then(|log| log.format.as_ref()),
+            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+        )?;
+        let path = |key: &'static str, value: Option<&Spanned<PathBuf>>, default: &str| {
+            at(key).read(value, PathBuf::from(default), |path| {
+                if path.is_absolute() {
+                    Ok(path.clone())
+                } else {
+                    Err("expected an absolute path".to_owned())
+                }
+            })
+        };
+        let uplink = at("uplink").read(raw.uplink.as_ref(), None, |name| {
+            if (1..=model::MAX_IFNAME_LEN).contains(&name.len()) && !name.contains(['/', ' ']) {
+                Ok(Some(name.clone()))
+            } else {
+                Err(format!(
+                    "{name:?} is not an interface name: expected 1 to {} bytes",
+                    model::MAX_IFNAME_LEN
+                ))
+            }
+        })?;
+        let socket_path = match &flags.socket {
+            Some(path) => path.clone(),
+            None => path("socketPath", raw.socket_path.as_ref(), "/run/poolward/agent.sock")?,
+        };
+        Ok(Self {
+            node_name,
+            node_labels: raw.node_labels.clone(),
+            socket_path,
+            state_dir: path("stateDir", raw.state_dir.as_ref(), "/run/poolward")?,
+            store_path: path("storePath", raw.store_path.as_ref(), "/var/lib/poolward/store.redb")?,
+            bpf_pin_dir: path("bpfPinDir", raw.bpf_pin_dir.as_ref(), "/sys/fs/bpf/poolward")?,
+            mark_layout,
+            route_protocol,
+            uplink,
+            mtu_bytes,
+            attach_mode,
+            resync,
+            on_locked: flags.on_locked.unwrap_or(on_locked),
+            log_level: flags
+                .log_level
+                .clone()
+                .or_else(|| log.and_then(|log| log.level.clone()))
+                .unwrap_or_else(|| "info".to_owned()),
+            log_format,
+        })
+    }
+}
+
+fn flag_error(flag: &str, error: impl std::fmt::Display) -> ConfigError {
+    ConfigError { place: flag.to_owned(), what: error.to_string() }
+}
+
+/// A hexadecimal (0x..) or decimal number of 32 bits.
+fn parse_mask(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A key of the file, for messages.
+struct Key<'a> {
+    file: &'a str,
+    key: &'static str,
+}
+
+impl Key<'_> {
+    fn error<T>(&self, value: &Spanned<T>, what: impl std::fmt::Display) -> ConfigError {
+        let line = value.referenced.line();
+        ConfigError {
+            place: format!("configuration {}, line {line}, key {}", self.file, self.key),
+            what: what.to_string(),
+        }
+    }
+
+    fn read<T, U>(
+        &self,
+        value: Option<&Spanned<T>>,
+        default: U,
+        convert: impl Fn(&T) -> Result<U, String>,
+    ) -> Result<U, ConfigError> {
+        match value {
+            None => Ok(default),
+            Some(value) => convert(&value.value).map_err(|what| self.error(value, what)),
+        }
+    }
+
+    /// One of a list of words; the first is the default.
+    fn choice<T: Copy>(
+        &self,
+        value: Option<&Spanned<String>>,
+        words: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
+        self.read(value, words[0].1, |text| {
+            words.iter().find(|(word, _)| word == text).map(|(_, choice)| *choice).ok_or_else(|| {
+                let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                format!("{text:?} is none of {}", words.join(", "))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let raw = Raw::parse("a.yaml", text).map_err(|error| error.to_string())?;
+        Config::resolve(&raw, "a.yaml", &Flags::default(), "node-1").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_documented_defaults() {
+        let config = load("").unwrap();
+        assert_eq!(config.node_name.as_str(), "node-1");
+        assert_eq!(config.socket_path, Path::new("/run/poolward/agent.sock"));
+        assert_eq!((config.route_protocol, config.mark_layout.mask()), (80, 0x0fff_0000));
+        assert_eq!((config.on_locked, config.log_format), (OnLocked::Exit, LogFormat::Text));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = load(
+            "nodeName: n2\nnodeLabels: {zone: a}\nsocketPath: /x/s\nstateDir: /x\nstorePath: /x/r\n\
+             bpfPinDir: /b\nmarkMask: 0xff0000\nrouteProtocol: 90\nuplink: up0\nmtuBytes: 1400\n\
+             attachMode: clsact\nresyncSeconds: 5\nonLocked: wait\nlog:\n  level: debug\n  format: json\n",
+        )
+        .unwrap();
+        assert_eq!(config.node_labels.get("zone").map(String::as_str), Some("a"));
+        assert_eq!((config.mark_layout.mask(), config.mtu_bytes), (0xff_0000, Some(1400)));
+        assert_eq!((config.attach_mode, config.on_locked), (AttachMode::Clsact, OnLocked::Wait));
+        assert_eq!((config.log_level.as_str(), config.log_format), ("debug", LogFormat::Json));
+    }
+
+    #[test]
+    fn each_mistake_names_file_line_and_key() {
+        let check = |text: &str, parts: &[&str]| {
+            let error = load(text).unwrap_err();
+            for part in ["a.yaml"].iter().chain(parts) {
+                assert!(error.contains(part), "{error:?} lacks {part:?}");
+            }
+        };
+        check("nodeName: n1\nmarkmask: 1\n", &["line 2", "markmask"]);
+        check("\n\nmarkMask: 0xf000\n", &["line 3", "markMask", "0xe000"]);
+        check("markMask: seven\n", &["line 1", "markMask", "0x0fff0000"]);
+        check("routeProtocol: 2\n", &["line 1", "routeProtocol", "5 to 255"]);
+        check("mtuBytes: 100\n", &["line 1", "mtuBytes", "1280"]);
+        check("resyncSeconds: 0\n", &["line 1", "resyncSeconds"]);
+        check("nodeName: Bad_Name\n", &["line 1", "nodeName", "Bad_Name"]);
+        check("stateDir: run\n", &["line 1", "stateDir", "absolute"]);
+        check("log:\n  format: xml\n", &["line 2", "log.format", "xml", "text, json"]);
+        check("log:\n  colour: red\n", &["line 2", "colour"]);
+        check("nodeName: [1\n", &["line"]);
+        check("uplink: this-name-is-too-long\n", &["line 1", "uplink"]);
+        check("nodeLabels: 7\n", &["line 1"]);
+    }
+}

@@ -1,0 +1,49 @@
+//! What may be written in the configuration file. Unknown keys are refused.
+
+use std::path::PathBuf;
+
+use model::Labels;
+use serde::Deserialize;
+pub(super) use serde_saphyr::Spanned;
+
+use super::ConfigError;
+
+/// The file as written: every value still as its author typed it, with its line.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Raw {
+    pub(super) node_name: Option<Spanned<String>>,
+    pub(super) node_labels: Labels,
+    pub(super) socket_path: Option<Spanned<PathBuf>>,
+    pub(super) state_dir: Option<Spanned<PathBuf>>,
+    pub(super) store_path: Option<Spanned<PathBuf>>,
+    pub(super) bpf_pin_dir: Option<Spanned<PathBuf>>,
+    pub(super) mark_mask: Option<Spanned<String>>,
+    pub(super) route_protocol: Option<Spanned<u64>>,
+    pub(super) uplink: Option<Spanned<String>>,
+    pub(super) mtu_bytes: Option<Spanned<u64>>,
+    pub(super) attach_mode: Option<Spanned<String>>,
+    pub(super) resync_seconds: Option<Spanned<u64>>,
+    pub(super) on_locked: Option<Spanned<String>>,
+    pub(super) log: Option<RawLog>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    pub(super) level: Option<String>,
+    pub(super) format: Option<Spanned<String>>,
+}
+
+impl Raw {
+    pub(super) fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        let options = serde_saphyr::options! { with_snippet: false };
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let line = error.location().map(|at| format!(", line {}", at.line())).unwrap_or_default();
+            ConfigError { place: format!("configuration {file}{line}"), what: error.to_string() }
+        })
+    }
+}

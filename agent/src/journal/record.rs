@@ -1,0 +1,136 @@
+//! What the journal remembers, as written.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// One fact. Facts are applied in the order they were written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Record {
+    /// This node has claimed a block in the store.
+    Claim {
+        /// The block.
+        block: String,
+        /// Its pool.
+        pool: String,
+        /// What tells this claim from any other of the same block.
+        nonce: String,
+    },
+    /// Addresses were given to a handle. Nothing is promised to the runtime yet.
+    Assign(AssignRecord),
+    /// The handle is wired; from here on the runtime may have been told.
+    Commit(WiredRecord),
+    /// All addresses of the handle were freed.
+    Free {
+        /// Whose.
+        #[serde(flatten)]
+        handle: HandleRecord,
+        /// When, in milliseconds of `CLOCK_BOOTTIME`: cooldowns count from here.
+        at_ms: u64,
+    },
+    /// One address of the handle was freed.
+    FreeAddress {
+        /// Whose.
+        #[serde(flatten)]
+        handle: HandleRecord,
+        /// Which.
+        address: IpAddr,
+        /// When, in milliseconds of `CLOCK_BOOTTIME`.
+        at_ms: u64,
+    },
+    /// The free ordinals of a block in the order they will be handed out, and those that cool with the time
+    /// that ends. Written when the journal is rewritten, instead of the frees that led there.
+    Queue {
+        /// The block.
+        block: String,
+        /// Ordinals, next first.
+        free: Vec<u32>,
+        /// Ordinals and milliseconds of `CLOCK_BOOTTIME`, soonest first.
+        cooling: Vec<(u32, u64)>,
+    },
+}
+
+/// A handle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandleRecord {
+    /// The container's id.
+    pub container_id: String,
+    /// The interface inside the container.
+    pub ifname: String,
+}
+
+impl From<&model::Handle> for HandleRecord {
+    fn from(handle: &model::Handle) -> Self {
+        Self { container_id: handle.container_id().to_owned(), ifname: handle.ifname().to_owned() }
+    }
+}
+
+impl TryFrom<&HandleRecord> for model::Handle {
+    type Error = model::HandleError;
+
+    fn try_from(record: &HandleRecord) -> Result<Self, model::HandleError> {
+        Self::new(&record.container_id, &record.ifname)
+    }
+}
+
+/// An allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignRecord {
+    /// The holder.
+    #[serde(flatten)]
+    pub handle: HandleRecord,
+    /// Name of the CNI network.
+    pub network: String,
+    /// The pod's network namespace; `None` where it was rebuilt from the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<NetnsId>,
+    /// Namespace of the pod, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Name of the pod, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+    /// UID of the pod, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    /// What was given.
+    pub addresses: Vec<AddressRecord>,
+    /// When, in milliseconds of `CLOCK_BOOTTIME`.
+    pub at_ms: u64,
+}
+
+/// An address and where it is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRecord {
+    /// The address.
+    pub address: IpAddr,
+    /// The pool.
+    pub pool: String,
+}
+
+/// Which network namespace a descriptor shows: device and inode of its nsfs file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+}
+
+/// The wired interface, enough to answer a repeated ADD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WiredRecord {
+    /// The holder.
+    #[serde(flatten)]
+    pub handle: HandleRecord,
+    /// Hardware address of the host's end.
+    pub host_mac: String,
+    /// Hardware address of the pod's end.
+    pub pod_mac: String,
+    /// MTU of both ends in bytes.
+    pub mtu_bytes: u32,
+}

@@ -1,0 +1,11 @@
+//! The node agent: wiring of allocation, store, dataplane and socket.
+//!
+//! A library and a thin `main`, so that tests can run whole agents. Decisions live in `ipam` and
+//! `dataplane`'s planner; here they are fetched for, carried out and remembered.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod journal;
+pub mod pods;
+pub mod server;

@@ -1,0 +1,2 @@
+//! Pods.
+pub mod gate;

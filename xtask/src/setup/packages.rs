@@ -1,0 +1,63 @@
+//! Programs from Debian's packages.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use harness::Run;
+
+use super::{Machine, STEP_LIMIT};
+use crate::logged;
+
+/// Each is called by the demo, a test tier or a benchmark.
+const PACKAGES: &[&str] = &["bpftool", "containernetworking-plugins", "iproute2", "iputils-ping", "nftables"];
+
+/// Whether dpkg knows all of them as installed.
+pub(super) fn check(_: &Machine<'_>) -> Result<Option<String>> {
+    let missing = missing()?;
+    Ok(missing.is_empty().then(|| PACKAGES.join(", ")))
+}
+
+/// Installs those that are missing; the lists are refreshed only then.
+pub(super) fn install(machine: &Machine<'_>) -> Result<String> {
+    let missing = missing()?;
+    let apt = |args: &[&str], log: &str| {
+        let mut command = Command::new("apt-get");
+        // Another apt at work (unattended upgrades on a fresh machine) is waited for, not an error.
+        command.args(["-o", "DPkg::Lock::Timeout=300"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        logged::ok(command, &machine.workspace.log(log), STEP_LIMIT)
+    };
+    apt(&["update"], "apt-update")?;
+    let install: Vec<&str> =
+        ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
+    apt(&install, "apt-install")?;
+    Ok(format!("installed {}", missing.join(", ")))
+}
+
+fn missing() -> Result<Vec<&'static str>> {
+    let asked =
+        Run::new("dpkg-query").args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(PACKAGES).finish();
+    // Exit code 1 only says that some are unknown; the list says which are there.
+    let finished = asked.context("not a Debian system")?;
+    if !matches!(finished.status.code(), Some(0 | 1)) {
+        bail!("dpkg-query: {}", String::from_utf8_lossy(&finished.stderr).trim());
+    }
+    let listed = String::from_utf8_lossy(&finished.stdout).into_owned();
+    Ok(not_installed(PACKAGES, &listed))
+}
+
+/// Which of `wanted` the listing (`package status` per line) does not call installed.
+fn not_installed<'w>(wanted: &[&'w str], listed: &str) -> Vec<&'w str> {
+    let there = |package: &str| listed.lines().any(|line| line.strip_prefix(package) == Some(" installed"));
+    wanted.iter().copied().filter(|package| !there(package)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_fully_installed_counts() {
+        let listed = "iproute2 installed\nnftables config-files\nbpftool installed\n";
+        assert_eq!(not_installed(&["iproute2", "nftables", "jq", "bpf"], listed), ["nftables", "jq", "bpf"]);
+    }
+}

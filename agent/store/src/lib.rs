@@ -1,1 +1,37 @@
-//! Being built.
+//! The cluster store: the objects Poolward keeps, how they are read from manifests and checked, and where
+//! they live.
+//!
+//! * [`resource`]: the objects as they are written down (`apiVersion`, `kind`, `metadata`, `spec`).
+//! * [`manifest`]: from YAML to checked objects and pure types, and back to YAML.
+//! * [`Store`]: create-if-absent, compare-and-swap, compare-and-delete, list and watch; implemented by
+//!   [`embedded`] (a file on this machine) and [`memory`] (tests and simulation), checked by
+//!   [`conformance`], and used through [`retry`].
+//!
+//! It decides nothing about addresses (that is `ipam`) and knows no node, socket or kernel.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+#[cfg(feature = "client")]
+mod event;
+#[cfg(feature = "client")]
+mod interface;
+mod key;
+pub mod manifest;
+#[cfg(feature = "client")]
+pub mod memory;
+pub mod resource;
+#[cfg(feature = "client")]
+pub mod retry;
+#[cfg(feature = "client")]
+mod rules;
+mod versioned;
+
+#[cfg(feature = "client")]
+pub use event::{Event, Watch};
+#[cfg(feature = "client")]
+pub use interface::{List, Store, StoreError};
+pub use key::{Key, KeyError};
+pub use versioned::{Revision, Versioned};

@@ -1,0 +1,165 @@
+//! The one place that retries: fetch, decide, apply by compare-and-swap, and on a conflict again.
+//!
+//! What a write was answered is never guessed: when the store does not answer one, the error goes to the
+//! caller, because deciding again might make the change twice.
+
+use std::time::Duration;
+
+use crate::interface::{Store, StoreError};
+use crate::key::Key;
+use crate::resource::Resource;
+use crate::versioned::{Revision, Versioned};
+
+/// How often and how patiently to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Tries in all; at least one is made.
+    pub max_tries: u32,
+    /// The longest pause after the first failure; it doubles with each further one. The pause itself is
+    /// random between nothing and that, so that writers of one object spread out.
+    pub first_pause: Duration,
+    /// What the doubling ends at.
+    pub longest_pause: Duration,
+}
+
+impl Default for Patience {
+    /// Twelve tries within some ten seconds at the very most.
+    fn default() -> Self {
+        Self { max_tries: 12, first_pause: Duration::from_millis(5), longest_pause: Duration::from_secs(1) }
+    }
+}
+
+impl Patience {
+    /// The longest pause after the `failed`th failure, counted from 0.
+    fn pause_ceiling(&self, failed: u32) -> Duration {
+        let doubled = self.first_pause.saturating_mul(1u32.checked_shl(failed).unwrap_or(u32::MAX));
+        doubled.min(self.longest_pause)
+    }
+}
+
+/// What is to be done about an object, and what the caller wants to know of the decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision<R, T> {
+    /// Create it, or replace what was looked at.
+    Put(R, T),
+    /// Delete what was looked at. Nothing is done if there was nothing.
+    Delete(T),
+    /// Leave it.
+    Keep(T),
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<R, T> {
+    /// Created or replaced: the object as it is now.
+    Put(Versioned<R>, T),
+    /// Deleted, at this revision.
+    Deleted(Revision, T),
+    /// Nothing.
+    Kept(T),
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RetryError<E> {
+    /// The decision was to refuse.
+    #[error("{0}")]
+    Refused(E),
+    /// The store failed, or others kept changing the object until the tries were used up.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Fetches an object (or its absence), lets `decide` decide, and applies that by compare-and-swap.
+///
+/// `decide` may be called several times, each time with the newest state, and must be pure: only the last call
+/// counts. A conflict, a lost race to create, and a read that found the store unavailable are tried again.
+///
+/// # Errors
+/// [`RetryError::Refused`] with what `decide` said; [`RetryError::Store`] with the store's last word.
+pub async fn decide<S, R, T, E, D>(
+    store: &S,
+    key: &Key,
+    patience: Patience,
+    mut decide: D,
+) -> Result<Outcome<R, T>, RetryError<E>>
+where
+    S: Store,
+    R: Resource,
+    T: Send,
+    E: Send,
+    D: FnMut(Option<&Versioned<R>>) -> Result<Decision<R, T>, E> + Send,
+{
+    let mut failed = 0;
+    loop {
+        let error = match store.get::<R>(key).await {
+            Ok(current) => {
+                let decision = decide(current.as_ref()).map_err(RetryError::Refused)?;
+                match apply(store, key, current.map(|current| current.revision), decision).await {
+                    Err(error @ (StoreError::Conflict { .. } | StoreError::AlreadyExists { .. })) => error,
+                    other => return Ok(other?),
+                }
+            }
+            Err(error @ StoreError::Unavailable { .. }) => error,
+            Err(error) => return Err(error.into()),
+        };
+        failed += 1;
+        if failed >= patience.max_tries {
+            return Err(error.into());
+        }
+        tokio::time::sleep(jitter(patience.pause_ceiling(failed - 1))).await;
+    }
+}
+
+/// Changes an object that exists; see [`decide`]. Nothing is written if `change` changes nothing.
+///
+/// # Errors
+/// [`StoreError::NotFound`] if there is none; otherwise as [`decide`].
+pub async fn update<S, R, E, C>(store: &S, key: &Key, mut change: C) -> Result<Versioned<R>, RetryError<E>>
+where
+    S: Store,
+    R: Resource,
+    E: Send,
+    C: FnMut(&mut R) -> Result<(), E> + Send,
+{
+    let done = decide(store, key, Patience::default(), |current: Option<&Versioned<R>>| {
+        let Some(current) = current else { return Ok(Decision::Keep(None)) };
+        let mut value = current.value.clone();
+        change(&mut value)?;
+        if value == current.value {
+            return Ok(Decision::Keep(Some(current.clone())));
+        }
+        Ok(Decision::Put(value, None))
+    });
+    match done.await? {
+        Outcome::Put(object, _) | Outcome::Kept(Some(object)) => Ok(object),
+        Outcome::Kept(None) | Outcome::Deleted(..) => {
+            Err(StoreError::NotFound { operation: "update", kind: R::KIND, key: key.clone() }.into())
+        }
+    }
+}
+
+async fn apply<S: Store, R: Resource, T: Send>(
+    store: &S,
+    key: &Key,
+    current: Option<Revision>,
+    decision: Decision<R, T>,
+) -> Result<Outcome<R, T>, StoreError> {
+    match (decision, current) {
+        (Decision::Put(value, told), None) => Ok(Outcome::Put(store.create(value).await?, told)),
+        (Decision::Put(value, told), Some(expected)) => {
+            Ok(Outcome::Put(store.compare_and_swap(expected, value).await?, told))
+        }
+        (Decision::Delete(told), Some(expected)) => {
+            Ok(Outcome::Deleted(store.compare_and_delete::<R>(key, expected).await?, told))
+        }
+        (Decision::Delete(told) | Decision::Keep(told), _) => Ok(Outcome::Kept(told)),
+    }
+}
+
+/// Random between nothing and `ceiling`.
+fn jitter(ceiling: Duration) -> Duration {
+    let (_, random) = uuid::Uuid::new_v4().as_u64_pair();
+    let ceiling_ns = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(random % ceiling_ns.max(1))
+}

@@ -3,8 +3,24 @@
 //! An oracle independent of what it tests: it looks at the kernel through iproute2, nft and packet sockets, and
 //! shares no code with the agent, the plugin or the programs.
 
+mod agent;
+mod binaries;
+pub mod cni;
+mod counters;
+mod ctl;
+pub mod lab;
 mod netns;
+pub mod packet;
 mod run;
+mod wire;
 
+pub use agent::{Agent, AgentOptions, NodeFiles, START_LIMIT, STOP_LIMIT};
+pub use binaries::Binaries;
+pub use cni::{Attachment, Cni};
+pub use counters::{CountedElement, counted_elements};
+pub use ctl::Ctl;
+pub use lab::{EchoServer, Lab, udp_echo};
 pub use netns::{Link, NetNs, parse_mac};
+pub use packet::{IpHeader, Packet, UdpFrame};
 pub use run::{DEFAULT_LIMIT, Finished, Run};
+pub use wire::{Capture, Direction, MAX_PACKETS_COUNT, RawSender, SNAP_BYTES};

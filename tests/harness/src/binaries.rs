@@ -1,0 +1,37 @@
+//! Where the programs under test are.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+/// The three programs, as `cargo xtask build` leaves them.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// The node agent.
+    pub agent: PathBuf,
+    /// The command line for operators.
+    pub ctl: PathBuf,
+    /// The CNI plugin.
+    pub plugin: PathBuf,
+}
+
+impl Binaries {
+    /// Finds them in the target directory of this workspace.
+    ///
+    /// # Errors
+    /// One of them has not been built.
+    pub fn find() -> Result<Self> {
+        let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
+        let binaries = Self {
+            agent: target.join("release/poolward-agent"),
+            ctl: target.join("release/poolwardctl"),
+            plugin: target.join("plugin/poolward"),
+        };
+        for path in [&binaries.agent, &binaries.ctl, &binaries.plugin] {
+            ensure!(path.is_file(), "{} has not been built: run `cargo xtask build`", path.display());
+        }
+        Ok(binaries)
+    }
+}

@@ -7,7 +7,7 @@
 //! | unit | unit tests of every library and program, and integration tests that no other tier takes |
 //! | property | integration tests called `properties` or `fuzz` |
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
-//! | netns | every other integration test of `poolward-tests` |
+//! | netns | every other integration test of `poolward-tests`, and those called `netns` |
 //!
 //! A tier that was asked for and cannot run fails; so does one in which no test ran, or in which tests were ignored.
 

@@ -36,8 +36,9 @@ impl NodeFiles {
     /// The directory is there already.
     pub fn create(name: &str) -> Result<Self> {
         let mut files = Self::named(name);
-        files.delete_on_drop = true;
         std::fs::create_dir(&files.dir).with_context(|| format!("create {}", files.dir.display()))?;
+        // Only from here on are they ours to delete.
+        files.delete_on_drop = true;
         Ok(files)
     }
 

@@ -32,18 +32,21 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// `eth0` of a pod in this namespace, with `CNI_ARGS` as kubelet's runtimes give them; the pod's UID is `uid-` and
-    /// its name.
+    /// `eth0` of a pod in this namespace, with `CNI_ARGS` as kubelet's runtimes give them. An empty `uid` is left out,
+    /// as old runtimes do.
     #[must_use]
-    pub fn of_pod(container_id: &str, netns: &NetNs, namespace: &str, pod: &str) -> Self {
+    pub fn of_pod(container_id: &str, netns: &NetNs, namespace: &str, pod: &str, uid: &str) -> Self {
+        let mut args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={container_id}"
+        );
+        if !uid.is_empty() {
+            args += &format!(";K8S_POD_UID={uid}");
+        }
         Self {
             container_id: container_id.to_owned(),
             ifname: "eth0".to_owned(),
             netns: Some(netns.path()),
-            args: format!(
-                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={container_id};\
-                 K8S_POD_UID=uid-{pod}"
-            ),
+            args,
         }
     }
 }

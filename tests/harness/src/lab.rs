@@ -62,6 +62,11 @@ impl Lab {
             for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter", "ipv4/ip_forward"] {
                 netns.set_sysctl(key, "0")?;
             }
+            // A router asks for neighbours from its link-local address, which duplicate address detection would keep
+            // back for one to two seconds.
+            for key in ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad"] {
+                netns.set_sysctl(key, "0")?;
+            }
         }
         lab.node.ip_batch(&format!(
             "link add {NODE_UPLINK} type veth peer name {FIREWALL_TO_NODE} netns {firewall}"

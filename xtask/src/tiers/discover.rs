@@ -71,7 +71,7 @@ fn tier_of(package: &str, target: &Target) -> Option<Tier> {
     Some(match (package, target.name.as_str()) {
         (_, "properties" | "fuzz") => Tier::Property,
         ("poolward-bpf", _) | (_, "bpf") => Tier::Bpf,
-        ("poolward-tests", _) => Tier::Netns,
+        ("poolward-tests", _) | (_, "netns") => Tier::Netns,
         _ => Tier::Unit,
     })
 }
@@ -178,6 +178,7 @@ mod tests {
         check("poolward-bpf", "packets", "test", Some(Tier::Bpf));
         check("poolward-tests", "bpf", "test", Some(Tier::Bpf));
         check("poolward-tests", "dataplane", "test", Some(Tier::Netns));
+        check("poolward-harness", "netns", "test", Some(Tier::Netns));
         check("poolward-ebpf", "poolward-ebpf", "bin", None);
         check("poolward-bpf", "from_pod_cost", "example", None);
         check("poolward-bpf", "build-script-build", "custom-build", None);

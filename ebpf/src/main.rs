@@ -1,2 +1,117 @@
+//! The programs on the host's end of each pod's veth pair.
+//!
+//! [`from_pod`] (ingress: what the pod sends) drops what is not the pod's to send, marks the rest with the tag
+//! of its pool, rewrites the DSCP where the pool has one, and counts. [`to_pod`] (egress: what the pod
+//! receives) counts.
+//!
+//! Both return `TCX_NEXT` for what passes, so that other programs on the device run too (-1 is also
+//! `TC_ACT_UNSPEC`, which lets clsact go on to the next filter). What to decide is in `ebpf_common`, where it
+//! is tested on the host; here is only what needs the kernel. Nothing here uses lightweight tunnels.
 #![no_std]
 #![no_main]
+
+mod maps;
+mod skb;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use ebpf_common::verdict::{Destination, ETHERNET_LEN, destination_of};
+use ebpf_common::{DropReason, PoolEntry, Source, Verdict, check_from_pod, dscp, mark};
+
+use crate::skb::Skb;
+
+/// `TCX_NEXT`, -1, is not among the bindings; it is the same number on purpose (kernel commit e420bed02507).
+const NEXT: i32 = TC_ACT_UNSPEC;
+
+/// tc ingress of the host's end: judges, marks and counts what a pod sends.
+#[classifier]
+pub fn from_pod(context: TcContext) -> i32 {
+    match judge(&Skb::new(&context)) {
+        Ok(()) => NEXT,
+        Err(reason) => {
+            maps::count_reason(reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// tc egress of the host's end: counts what a pod receives.
+#[classifier]
+pub fn to_pod(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let pool = match destination_of(&skb) {
+        Destination::V4(address) => maps::pool_of_v4(address),
+        Destination::V6(address) => maps::pool_of_v6(address),
+        Destination::None => None,
+    };
+    if let Some(pool) = pool {
+        maps::count_received(pool.tag, skb.wire_packets(), skb.frame_bytes());
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn judge(skb: &Skb<'_>) -> Result<(), DropReason> {
+    let endpoint = maps::endpoint(skb.ifindex()).ok_or(DropReason::NoEndpoint)?;
+    let source = match check_from_pod(skb, skb.vlan_present(), &endpoint) {
+        Verdict::Drop(reason) => return Err(reason),
+        Verdict::Pass(source) => source,
+    };
+    let pool = match source {
+        Source::Untagged => {
+            clear_mark(skb);
+            return Ok(());
+        }
+        Source::V4(address) => maps::pool_of_v4(address),
+        Source::V6(address) => maps::pool_of_v6(address),
+    };
+    let Some(pool) = pool else {
+        maps::count_reason(DropReason::NoPool);
+        clear_mark(skb);
+        return Ok(());
+    };
+    if let Some(wanted) = pool.wanted_dscp() {
+        rewrite_dscp(skb, source, wanted)?;
+    }
+    set_mark(skb, pool);
+    maps::count_sent(pool.tag, skb.wire_packets(), skb.frame_bytes());
+    Ok(())
+}
+
+#[inline(always)]
+fn set_mark(skb: &Skb<'_>, pool: &PoolEntry) {
+    if let Some(settings) = maps::settings() {
+        skb.set_mark(mark::new_mark(skb.mark(), settings, pool));
+    }
+}
+
+#[inline(always)]
+fn clear_mark(skb: &Skb<'_>) {
+    if let Some(settings) = maps::settings() {
+        skb.set_mark(mark::cleared(skb.mark(), settings));
+    }
+}
+
+#[inline(always)]
+fn rewrite_dscp(skb: &Skb<'_>, source: Source, wanted: u8) -> Result<(), DropReason> {
+    use ebpf_common::Packet;
+    if let Source::V4(_) = source {
+        let head = skb.load(ETHERNET_LEN).ok_or(DropReason::Truncated)?;
+        dscp::rewrite_ipv4(head, wanted).map_or(Ok(()), |new| skb.store(ETHERNET_LEN, &new))
+    } else {
+        let head = skb.load(ETHERNET_LEN).ok_or(DropReason::Truncated)?;
+        dscp::rewrite_ipv6(head, wanted).map_or(Ok(()), |new| skb.store(ETHERNET_LEN, &new))
+    }
+}
+
+/// What the programs declare to the kernel. It is one of those that the kernel takes for compatible.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 7] = *b"GPL v2\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

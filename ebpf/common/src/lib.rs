@@ -1,3 +1,53 @@
-//! Keys and values that cross into the kernel.
+//! What the programs in the kernel and the agent must agree on: keys and values of the maps ([`layout`]),
+//! reasons for a drop ([`DropReason`]), and the verdicts themselves ([`verdict`], [`mark`], [`dscp`]) as plain
+//! functions, so that they are tested on the host and run in the kernel.
+//!
+//! Deliberately not here: reading a real `sk_buff`, looking maps up and counting (the programs), and creating
+//! or pinning maps (the `bpf` crate).
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+#![cfg_attr(feature = "user", deny(unsafe_code))]
+
+#[cfg(test)]
+extern crate std;
+
+mod arp;
+mod drop_reason;
+pub mod dscp;
+mod ipv4;
+mod ipv6;
+pub mod layout;
+pub mod mark;
+mod nd;
+mod packet;
+#[cfg(feature = "user")]
+mod user;
+pub mod verdict;
+
+pub use drop_reason::DropReason;
+pub use layout::{Endpoint, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey};
+pub use packet::{NEAR_LEN, Packet, SlicePacket};
+pub use verdict::{Source, Verdict, check_from_pod};
+
+/// Version of everything in [`layout`] and of the meaning of the maps, part of the pin path. Raised whenever a
+/// newer agent could not use the maps of an older one as they stand.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Names of the maps in the kernel. At most 15 characters: the kernel cuts there.
+pub mod map_name {
+    /// Hash, [`EndpointKey`](crate::EndpointKey) to [`Endpoint`](crate::Endpoint).
+    pub const ENDPOINTS: &str = "pw_endpoints";
+    /// LPM trie, IPv4 prefix to [`PoolEntry`](crate::PoolEntry).
+    pub const POOLS_V4: &str = "pw_pools_v4";
+    /// LPM trie, IPv6 prefix to [`PoolEntry`](crate::PoolEntry).
+    pub const POOLS_V6: &str = "pw_pools_v6";
+    /// Per-CPU hash, [`TagKey`](crate::TagKey) to [`PoolCounters`](crate::PoolCounters).
+    pub const POOL_STATS: &str = "pw_pool_stats";
+    /// Per-CPU array of packets by [`DropReason`](crate::DropReason).
+    pub const DROPS: &str = "pw_drops";
+    /// Array of one [`Settings`](crate::Settings).
+    pub const SETTINGS: &str = "pw_settings";
+
+    /// All of them.
+    pub const ALL: [&str; 6] = [ENDPOINTS, POOLS_V4, POOLS_V6, POOL_STATS, DROPS, SETTINGS];
+}

@@ -1,0 +1,174 @@
+//! Keys and values of the maps, byte for byte.
+//!
+//! All are `repr(C)` without padding (the sizes below are sums of the fields, checked at compile time);
+//! integers are in the machine's byte order, addresses in network order. Keys of the two tries are the
+//! kernel's `struct bpf_lpm_trie_key`: prefix length in bits (u32), then 4 or 16 bytes of address.
+
+/// Key of the endpoint map: the host's end of a pod's veth pair.
+///
+/// ```text
+///  0            4
+///  +------------+
+///  | ifindex    |
+///  +------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey {
+    /// Interface index in the node's network namespace.
+    pub ifindex: u32,
+}
+
+/// The addresses that a pod may send from.
+///
+/// ```text
+///  0            4                        20           24
+///  +------------+------------------------+------------+
+///  | ipv4       | ipv6                   | flags      |
+///  +------------+------------------------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Its IPv4 address; meaningful with [`Endpoint::HAS_V4`].
+    pub ipv4: [u8; 4],
+    /// Its IPv6 address; meaningful with [`Endpoint::HAS_V6`].
+    pub ipv6: [u8; 16],
+    /// `HAS_*` bits.
+    pub flags: u32,
+}
+
+impl Endpoint {
+    /// The pod has an IPv4 address.
+    pub const HAS_V4: u32 = 1;
+    /// The pod has an IPv6 address.
+    pub const HAS_V6: u32 = 2;
+
+    /// Whether `address` is the pod's own.
+    #[inline(always)]
+    #[must_use]
+    pub fn owns_v4(&self, address: [u8; 4]) -> bool {
+        self.flags & Self::HAS_V4 != 0 && self.ipv4 == address
+    }
+
+    /// Whether `address` is the pod's own.
+    #[inline(always)]
+    #[must_use]
+    pub fn owns_v6(&self, address: [u8; 16]) -> bool {
+        // As two words: comparing bytes costs sixteen steps in the kernel.
+        self.flags & Self::HAS_V6 != 0 && u128::from_ne_bytes(self.ipv6) == u128::from_ne_bytes(address)
+    }
+}
+
+/// What a pool wants done to packets of its addresses.
+///
+/// ```text
+///  0            4       5       6            8
+///  +------------+-------+-------+------------+
+///  | tag        | flags | dscp  | reserved   |
+///  +------------+-------+-------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolEntry {
+    /// Tag id of the pool; never 0.
+    pub tag: u32,
+    /// [`PoolEntry::NAT_OUTGOING`], [`PoolEntry::HAS_DSCP`].
+    pub flags: u8,
+    /// Code point, 0 to 63; meaningful with [`PoolEntry::HAS_DSCP`].
+    pub dscp: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl PoolEntry {
+    /// Set the NAT bit of the mark.
+    pub const NAT_OUTGOING: u8 = 1;
+    /// Rewrite the DSCP.
+    pub const HAS_DSCP: u8 = 2;
+
+    /// Whether packets of the pool are to be masqueraded when they leave all pools.
+    #[inline(always)]
+    #[must_use]
+    pub fn nat_outgoing(&self) -> bool {
+        self.flags & Self::NAT_OUTGOING != 0
+    }
+
+    /// The code point that packets of the pool shall carry, if the pool has one.
+    #[inline(always)]
+    #[must_use]
+    pub fn wanted_dscp(&self) -> Option<u8> {
+        (self.flags & Self::HAS_DSCP != 0).then_some(self.dscp)
+    }
+}
+
+/// Key of the counters: a tag id.
+///
+/// ```text
+///  0            4
+///  +------------+
+///  | tag        |
+///  +------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagKey {
+    /// Tag id of the pool.
+    pub tag: u32,
+}
+
+/// What one CPU has seen of one pool. "Transmitted" is seen from the pod.
+///
+/// ```text
+///  0            8            16           24           32
+///  +------------+------------+------------+------------+
+///  | tx_packets | tx_bytes   | rx_packets | rx_bytes   |
+///  +------------+------------+------------+------------+
+/// ```
+/// Packets are those on the wire: a GSO aggregate counts as its segments. Bytes are the length of the frame
+/// as the stack holds it, Ethernet header included, which is what `ip -s link` counts too: an aggregate has
+/// its headers once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PoolCounters {
+    /// Packets sent by pods of the pool and let pass.
+    pub tx_packets: u64,
+    /// Bytes of these.
+    pub tx_bytes: u64,
+    /// Packets delivered towards pods of the pool.
+    pub rx_packets: u64,
+    /// Bytes of these.
+    pub rx_bytes: u64,
+}
+
+/// How tag ids and the NAT bit lie in `skb->mark`: the one entry of the settings map, read for each packet, so
+/// that it can change without loading programs again.
+///
+/// ```text
+///  0            4            8            12           16
+///  +------------+------------+------------+------------+
+///  | mark_mask  | mark_shift | nat_bit    | reserved   |
+///  +------------+------------+------------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// The bits that are ours; no other bit is ever written.
+    pub mark_mask: u32,
+    /// How far left a tag id is shifted, 0 to 31.
+    pub mark_shift: u32,
+    /// The bit that asks for masquerading; inside the mask.
+    pub nat_bit: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<EndpointKey>() == 4);
+    assert!(size_of::<Endpoint>() == 4 + 16 + 4 && align_of::<Endpoint>() == 4);
+    // The value of a trie lies right behind the address: 4 and 16 bytes must be multiples of its alignment.
+    assert!(size_of::<PoolEntry>() == 4 + 1 + 1 + 2 && align_of::<PoolEntry>() == 4);
+    assert!(size_of::<TagKey>() == 4);
+    assert!(size_of::<PoolCounters>() == 4 * 8 && align_of::<PoolCounters>() == 8);
+    assert!(size_of::<Settings>() == 4 * 4);
+};

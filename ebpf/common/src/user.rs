@@ -1,0 +1,17 @@
+//! Lets aya move the map types between this process and the kernel.
+#![expect(unsafe_code, reason = "aya::Pod is an unsafe trait")]
+
+use crate::layout::{Endpoint, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey};
+
+// SAFETY (each): `repr(C)`, `Copy`, without padding (asserted in `layout`), and every bit pattern is a value.
+unsafe impl aya::Pod for EndpointKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Endpoint {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PoolEntry {}
+// SAFETY: as above.
+unsafe impl aya::Pod for TagKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PoolCounters {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Settings {}

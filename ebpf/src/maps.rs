@@ -1,0 +1,83 @@
+//! The maps, and the few ways the programs use them.
+//!
+//! Sizes here are defaults; the agent sets those of the endpoint and pool maps when it creates them. BTF
+//! definitions, so that `bpftool map dump` prints the names of fields.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::macros::btf_map;
+use ebpf_common::{DropReason, Endpoint, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey};
+
+#[btf_map(name = "pw_endpoints")]
+static ENDPOINTS: HashMap<EndpointKey, Endpoint, 1024> = HashMap::new();
+
+#[btf_map(name = "pw_pools_v4")]
+static POOLS_V4: LpmTrie<[u8; 4], PoolEntry, 1024> = LpmTrie::new();
+
+#[btf_map(name = "pw_pools_v6")]
+static POOLS_V6: LpmTrie<[u8; 16], PoolEntry, 1024> = LpmTrie::new();
+
+#[btf_map(name = "pw_pool_stats")]
+static POOL_STATS: PerCpuHashMap<TagKey, PoolCounters, 1024> = PerCpuHashMap::new();
+
+#[btf_map(name = "pw_drops")]
+static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "pw_settings")]
+static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// What may be sent through this interface. A copy: the slot may be given to another pod at any time.
+#[inline(always)]
+pub(crate) fn endpoint(ifindex: u32) -> Option<Endpoint> {
+    // SAFETY: copied at once; a slot reused meanwhile gives another pod's addresses to one packet at most of
+    // an interface that is being removed.
+    unsafe { ENDPOINTS.get(EndpointKey { ifindex }) }.copied()
+}
+
+/// The pool of an address.
+#[inline(always)]
+pub(crate) fn pool_of_v4(address: [u8; 4]) -> Option<&'static PoolEntry> {
+    POOLS_V4.get(&Key::new(32, address))
+}
+
+/// The pool of an address.
+#[inline(always)]
+pub(crate) fn pool_of_v6(address: [u8; 16]) -> Option<&'static PoolEntry> {
+    POOLS_V6.get(&Key::new(128, address))
+}
+
+/// How marks are laid out; `None` cannot happen: an array has all its elements.
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn count_reason(reason: DropReason) {
+    if let Some(counter) = DROPS.get_ptr_mut(reason.index()) {
+        // SAFETY: this CPU's own slot, valid for the length of the program.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn count_sent(tag: u32, packets: u64, bytes: u64) {
+    if let Some(counters) = POOL_STATS.get_ptr_mut(TagKey { tag }) {
+        // SAFETY: this CPU's own slot, valid for the length of the program.
+        unsafe {
+            (*counters).tx_packets = (*counters).tx_packets.wrapping_add(packets);
+            (*counters).tx_bytes = (*counters).tx_bytes.wrapping_add(bytes);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn count_received(tag: u32, packets: u64, bytes: u64) {
+    if let Some(counters) = POOL_STATS.get_ptr_mut(TagKey { tag }) {
+        // SAFETY: this CPU's own slot, valid for the length of the program.
+        unsafe {
+            (*counters).rx_packets = (*counters).rx_packets.wrapping_add(packets);
+            (*counters).rx_bytes = (*counters).rx_bytes.wrapping_add(bytes);
+        }
+    }
+}

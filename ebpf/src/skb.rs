@@ -1,0 +1,99 @@
+//! An `sk_buff` as the verdicts see it.
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::programs::TcContext;
+use ebpf_common::{DropReason, NEAR_LEN, Packet};
+
+/// Borrowed for the length of one program run.
+pub(crate) struct Skb<'a> {
+    context: &'a TcContext,
+}
+
+impl<'a> Skb<'a> {
+    /// Makes the fixed headers directly readable: an `sk_buff` may keep them in fragments.
+    #[inline(always)]
+    pub(crate) fn new(context: &'a TcContext) -> Self {
+        let linear = context.data_end().wrapping_sub(context.data());
+        if linear < NEAR_LEN as usize && linear < context.len() as usize {
+            // What cannot be pulled in is read by copy below, or found to be cut short.
+            let _ = context.pull_data(NEAR_LEN.min(context.len()));
+        }
+        Self { context }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.context.skb.skb
+    }
+
+    /// The interface that the program is attached to.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context and checks each access to it at load time.
+        unsafe { (*self.raw()).ifindex }
+    }
+
+    /// Whether the kernel has taken a VLAN tag out of the frame.
+    #[inline(always)]
+    pub(crate) fn vlan_present(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw()).vlan_present != 0 }
+    }
+
+    /// `skb->mark`.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw()).mark }
+    }
+
+    /// Writes `skb->mark`.
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.context.set_mark(mark);
+    }
+
+    /// How many packets this is on the wire: the segments of an aggregate, else 1.
+    #[inline(always)]
+    pub(crate) fn wire_packets(&self) -> u64 {
+        // SAFETY: as in `ifindex`.
+        let segments = unsafe { (*self.raw()).gso_segs };
+        if segments > 1 { segments as u64 } else { 1 }
+    }
+
+    /// Length of the frame as the stack holds it.
+    #[inline(always)]
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        self.context.len() as u64
+    }
+
+    /// Writes bytes of the packet, unsharing it where needed, and keeps a checksum over the whole packet
+    /// (CHECKSUM_COMPLETE) right.
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
+        let flags = BPF_F_RECOMPUTE_CSUM as u64;
+        self.context.store(offset as usize, bytes, flags).map_err(|_| DropReason::Rewrite)
+    }
+}
+
+impl Packet for Skb<'_> {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.context.len()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = self.context.data() + offset as usize;
+        if start + N <= self.context.data_end() {
+            // SAFETY: within the linear part, as just compared; the verifier follows the comparison.
+            return Some(unsafe { *(start as *const [u8; N]) });
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn load_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.context.load(offset as usize).ok()
+    }
+}

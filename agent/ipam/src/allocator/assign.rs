@@ -1,0 +1,360 @@
+//! Handing out: from a request to addresses, to a block that must be claimed first, or to a refusal.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{BootTime, Cidr, Family, Handle, PoolName};
+
+use super::{ApplyError, ClusterView, Held, NodeIpam};
+use crate::block::{Block, OrdinalState};
+use crate::choice::{PassedOver, PassedReason, PoolChoice, choose_pools, why_not};
+use crate::claim::{MAX_ALTERNATIVES, unclaimed_in};
+use crate::pool::Pool;
+use crate::refusal::{Refusal, RefusalKind};
+use crate::request::{AssignRequest, FamilyRequest, Want};
+
+/// One address for one holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The pool it is from.
+    pub pool: PoolName,
+    /// The block it is in.
+    pub block: Cidr,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// What to do about a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Hand these out, all of them or none; at most one of each family, IPv4 first.
+    Assign(Vec<Assignment>),
+    /// Claim a block, then decide again.
+    Claim(BlockClaim),
+    /// The handle holds these already; nothing is to be done.
+    Held(Vec<Assignment>),
+}
+
+/// A block that must be claimed before a request can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockClaim {
+    /// The pool it is cut from.
+    pub pool: PoolName,
+    /// The block to try first.
+    pub cidr: Cidr,
+    /// Blocks to try when it is lost to another node, in order; at most [`MAX_ALTERNATIVES`]. Empty when only
+    /// this block will do.
+    pub alternatives: Vec<Cidr>,
+}
+
+/// What one family comes to.
+enum Outcome {
+    Address(Assignment),
+    Claim(BlockClaim),
+    Refused(Refusal),
+}
+
+impl NodeIpam {
+    /// Decides a request. Changes nothing.
+    ///
+    /// 1. A handle that holds addresses gets the same answer again.
+    /// 2. Each wanted family is decided by itself: an explicit address, or the first of the chosen pools with
+    ///    room in an owned block or with a block to claim.
+    /// 3. A refusal of a family that is required refuses the request, before anything is claimed for the
+    ///    other one.
+    /// 4. If any family needs a block, that block is claimed first and everything is decided again.
+    ///
+    /// # Errors
+    /// The refusal says which kind it is, why, and how each pool stood.
+    pub fn decide_assign(
+        &self,
+        view: &ClusterView<'_>,
+        request: &AssignRequest,
+        now: BootTime,
+    ) -> Result<Decision, Refusal> {
+        if let Some(held) = self.holders.get(&request.handle) {
+            return self.decide_held(request, held).map(Decision::Held);
+        }
+        let (mut assignments, mut claim, mut forgiven) = (Vec::new(), None, Vec::new());
+        for family in [Family::V4, Family::V6] {
+            let wanted = request.of(family);
+            if wanted.want == Want::No {
+                continue;
+            }
+            match self.decide_family(view, request, family, now) {
+                Outcome::Address(assignment) => assignments.push(assignment),
+                Outcome::Claim(block) => claim = claim.or(Some(block)),
+                Outcome::Refused(refusal) if is_forgiven(wanted.want, refusal.kind()) => {
+                    forgiven.push(refusal)
+                }
+                Outcome::Refused(refusal) => return Err(refusal),
+            }
+        }
+        if let Some(claim) = claim {
+            Ok(Decision::Claim(claim))
+        } else if assignments.is_empty() {
+            let refusals = forgiven.into_iter().reduce(Refusal::and);
+            Err(refusals.unwrap_or_else(|| nothing_asked(&request.handle)))
+        } else {
+            Ok(Decision::Assign(assignments))
+        }
+    }
+
+    /// Carries out [`Decision::Assign`]: all addresses or, on an error, none.
+    ///
+    /// # Errors
+    /// An address is not in a block of this node, is held or cooling at `now`, or the holder would have two of
+    /// one family.
+    pub fn apply_assign(
+        &mut self,
+        handle: &Handle,
+        assignments: &[Assignment],
+        now: BootTime,
+    ) -> Result<(), ApplyError> {
+        let shared = Arc::new(handle.clone());
+        let before = self.holders.get(handle).copied();
+        let mut held = before.unwrap_or(Held { since: now, ..Held::default() });
+        let mut taken = Vec::new();
+        let outcome = assignments.iter().try_for_each(|assignment| {
+            let address = assignment.address;
+            if let Some(other) = held.of(Family::of(address)) {
+                return Err(ApplyError::HolderHas { handle: handle.clone(), address, held: other });
+            }
+            let block = self.block_around_mut(address).ok_or(ApplyError::NoBlock { address })?;
+            let undo = block.clone();
+            block
+                .take(address, &shared, now)
+                .map_err(|source| ApplyError::Ordinal { handle: handle.clone(), source })?;
+            taken.push(undo);
+            held.set(address);
+            Ok(())
+        });
+        match outcome {
+            Ok(()) if held.is_empty() => Ok(()),
+            Ok(()) => {
+                self.holders.insert(shared, held);
+                Ok(())
+            }
+            Err(error) => {
+                // Back to front, so that the oldest copy of a block is the last one put back.
+                for block in taken.into_iter().rev() {
+                    self.blocks.insert(block.cidr(), block);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What a handle holds already answers its request, unless that asks for another address by name.
+    fn decide_held(&self, request: &AssignRequest, held: &Held) -> Result<Vec<Assignment>, Refusal> {
+        for family in [Family::V4, Family::V6] {
+            let wanted = request.of(family);
+            let Some(address) = wanted.address.filter(|_| wanted.want != Want::No) else { continue };
+            if held.of(family) != Some(address) {
+                let has: Vec<String> = held.addresses().map(|address| address.to_string()).collect();
+                let message =
+                    format!("{} asks for {address} but already holds {}", request.handle, has.join(" and "));
+                return Err(Refusal::new(RefusalKind::Address { address }, message, Vec::new()));
+            }
+        }
+        Ok(self.assignments(held))
+    }
+
+    fn decide_family(
+        &self,
+        view: &ClusterView<'_>,
+        request: &AssignRequest,
+        family: Family,
+        now: BootTime,
+    ) -> Outcome {
+        let wanted = request.of(family);
+        if let Some(address) = wanted.address {
+            return self.decide_explicit(view, request, family, address, now);
+        }
+        let mut choice = match choose_pools(view, family, wanted, &request.namespace_labels) {
+            Ok(choice) => choice,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        for pool in &choice.eligible {
+            if let Some(assignment) = self.next_free(view, pool, now) {
+                return Outcome::Address(assignment);
+            }
+            if view.settings.auto_allocate_blocks
+                && let Some(claim) = self.next_claim(view, pool)
+            {
+                return Outcome::Claim(claim);
+            }
+        }
+        let tried = std::mem::take(&mut choice.eligible);
+        for pool in &tried {
+            let usage = self.pool_usage(view, pool, now);
+            let reason = if view.settings.auto_allocate_blocks {
+                PassedReason::Full(usage)
+            } else {
+                PassedReason::NoClaims(usage)
+            };
+            choice.passed_over.push(PassedOver { pool, reason });
+        }
+        Outcome::Refused(refuse_all(&request.handle, family, wanted, &tried, &choice))
+    }
+
+    /// The next address of this node's own blocks of a pool.
+    fn next_free(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<Assignment> {
+        self.blocks_of(&pool.name).filter(|block| pool.has_block(&block.cidr())).find_map(|block| {
+            let address = block.peek(view.reservations, now)?;
+            Some(Assignment { pool: pool.name.clone(), block: block.cidr(), address })
+        })
+    }
+
+    /// The next block of a pool to claim, with alternatives.
+    fn next_claim(&self, view: &ClusterView<'_>, pool: &Pool) -> Option<BlockClaim> {
+        let mut blocks = unclaimed_in(pool, view.node, [&self.own, view.foreign.ranges()], view.reservations);
+        let cidr = blocks.next()?;
+        Some(BlockClaim {
+            pool: pool.name.clone(),
+            cidr,
+            alternatives: blocks.take(MAX_ALTERNATIVES).collect(),
+        })
+    }
+
+    /// Decides a request for one address by name.
+    ///
+    /// 1. The address must lie in a pool that may serve the workload, and in one of the pools asked for, if
+    ///    any were. A reservation does not stand against it, nor does `assignmentMode: Manual`.
+    /// 2. In a block of this node it must be neither held nor cooling.
+    /// 3. In another node's block it is refused.
+    /// 4. Otherwise exactly its block is claimed.
+    fn decide_explicit(
+        &self,
+        view: &ClusterView<'_>,
+        request: &AssignRequest,
+        family: Family,
+        address: IpAddr,
+        now: BootTime,
+    ) -> Outcome {
+        let handle = &request.handle;
+        let refuse = |kind: RefusalKind, problem: String| {
+            Outcome::Refused(Refusal::new(
+                kind,
+                format!("cannot give {address} to {handle}: {problem}"),
+                Vec::new(),
+            ))
+        };
+        let unfit = |problem: String| refuse(RefusalKind::Address { address }, problem);
+        if Family::of(address) != family {
+            return unfit(format!("it is no {family} address"));
+        }
+        let Some(pool) = view.pools.by_address(address) else { return unfit("it is in no pool".to_owned()) };
+        if let Some(reason) = why_not(view, pool, family, &request.namespace_labels, true) {
+            let pending = reason == PassedReason::Pending;
+            let problem = PassedOver { pool, reason }.to_string();
+            return if pending {
+                refuse(RefusalKind::AddressNotYet { address }, problem)
+            } else {
+                unfit(problem)
+            };
+        }
+        match choose_pools(view, family, request.of(family), &request.namespace_labels) {
+            Err(refusal) => return Outcome::Refused(refusal),
+            Ok(choice) if request.of(family).pools.is_some() && !is_among(pool, &choice) => {
+                return unfit(format!("its pool {} is not one of the pools asked for", pool.name));
+            }
+            Ok(_) => {}
+        }
+        if let Some(block) = self.block_around(address) {
+            return match usable(block, address, now) {
+                Ok(assignment) => Outcome::Address(assignment),
+                Err((kind, problem)) => refuse(kind, problem),
+            };
+        }
+        let Some(cidr) = pool.block_of(address) else { return unfit("it is in no block".to_owned()) };
+        if let Some((block, node)) = view.foreign.owner_of(address) {
+            let kind = RefusalKind::OtherNode { address, block, node: node.clone() };
+            return refuse(kind, format!("its block {block} belongs to node {node}"));
+        }
+        if view.foreign.overlaps(&cidr) || self.overlapping_block(&cidr).is_some() {
+            return unfit(format!("its block {cidr} overlaps a block of another size"));
+        }
+        if !view.settings.auto_allocate_blocks {
+            return unfit(format!("its block {cidr} belongs to nobody, and autoAllocateBlocks is false"));
+        }
+        Outcome::Claim(BlockClaim { pool: pool.name.clone(), cidr, alternatives: Vec::new() })
+    }
+}
+
+fn is_among(pool: &Pool, choice: &PoolChoice<'_>) -> bool {
+    choice.eligible.iter().any(|other| other.name == pool.name)
+}
+
+/// Whether a named address of an own block can be handed out.
+fn usable(block: &Block, address: IpAddr, now: BootTime) -> Result<Assignment, (RefusalKind, String)> {
+    match block.state(address, now) {
+        Some(OrdinalState::Used(holder)) => {
+            let kind = RefusalKind::AddressHeld { address, holder: holder.clone() };
+            Err((kind, format!("it is held by {holder}")))
+        }
+        Some(OrdinalState::Cooling { until }) => {
+            let left_ms = until.as_millis().saturating_sub(now.as_millis());
+            let problem = format!("it was freed a short while ago and cools for another {left_ms} ms");
+            Err((RefusalKind::AddressNotYet { address }, problem))
+        }
+        Some(OrdinalState::Free) if block.is_serving() => {
+            Ok(Assignment { pool: block.pool().clone(), block: block.cidr(), address })
+        }
+        Some(OrdinalState::Free) | None => {
+            let problem = format!("the ownership of its block {} is being settled", block.cidr());
+            Err((RefusalKind::AddressNotYet { address }, problem))
+        }
+    }
+}
+
+/// Whether a refusal of one family lets the request go on with the other.
+fn is_forgiven(want: Want, kind: &RefusalKind) -> bool {
+    match want {
+        Want::Required | Want::No => false,
+        Want::IfPossible => matches!(kind, RefusalKind::NoPool { .. } | RefusalKind::Exhausted { .. }),
+        // A pool that only waits for its admission will be eligible: a workload that went on without it would
+        // lack the family for as long as it lives.
+        Want::AsPoolsExist => matches!(kind, RefusalKind::NoPool { pending: false }),
+    }
+}
+
+fn nothing_asked(handle: &Handle) -> Refusal {
+    let message = format!("{handle} asks for neither an IPv4 nor an IPv6 address");
+    Refusal::new(RefusalKind::NothingAsked, message, Vec::new())
+}
+
+/// The refusal when no pool of a family could give an address.
+fn refuse_all(
+    handle: &Handle,
+    family: Family,
+    wanted: &FamilyRequest,
+    tried: &[&Pool],
+    choice: &PoolChoice<'_>,
+) -> Refusal {
+    let details = choice.passed_over.iter().map(ToString::to_string).collect();
+    if tried.is_empty() {
+        let pending = choice.has_pending();
+        let problem = match (pending, wanted.pools.is_some()) {
+            (true, _) => "the only fitting pool is not admitted yet",
+            (false, true) => "an empty list of pools was asked for",
+            (false, false) => "no pool is eligible",
+        };
+        let message = format!("no {family} address for {handle}: {problem}");
+        return Refusal::new(RefusalKind::NoPool { pending }, message, details);
+    }
+    let names: Vec<String> = tried.iter().map(|pool| format!("{} ({})", pool.name, pool.cidr)).collect();
+    let claims_off =
+        choice.passed_over.iter().any(|passed| matches!(passed.reason, PassedReason::NoClaims(_)));
+    let problem = if claims_off {
+        format!("no owned block has room and autoAllocateBlocks is false: {}", names.join(", "))
+    } else {
+        format!("pool exhausted: {}", names.join(", "))
+    };
+    let pools = tried.iter().map(|pool| pool.name.clone()).collect();
+    Refusal::new(
+        RefusalKind::Exhausted { pools },
+        format!("no {family} address for {handle}: {problem}"),
+        details,
+    )
+}

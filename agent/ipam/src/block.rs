@@ -1,0 +1,363 @@
+//! One block of addresses: which ordinal is handed out next, and which ones are not to be had.
+//!
+//! The queue of a block, front to back:
+//!
+//! ```text
+//!   never used, in order          freed, in the order they were      cooling, by the time it ends
+//!   fresh, fresh+1, ... n-1   |   7, 3, ...                      |   (t1, 5), (t2, 0), ...
+//!   without plucked ones
+//! ```
+//! A cooling ordinal whose time is over counts as part of the queue without having been moved, so that
+//! decisions need not change anything. Reserved ordinals are stepped over and keep their place. An untouched
+//! block costs no memory beyond its own fields, whatever its size.
+//!
+//! Which blocks exist and whose they are is not decided here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{BootTime, Cidr, Handle, PoolName};
+
+use crate::accounting::Usage;
+use crate::reservation::Reservations;
+
+/// The most addresses a block may have: /20 and /116.
+pub(crate) const MAX_BLOCK_ADDRESSES: u32 = 4096;
+
+/// A block that belongs to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    cidr: Cidr,
+    pool: PoolName,
+    /// False while its ownership is in doubt: it keeps what it has and hands out nothing.
+    serving: bool,
+    size: u16,
+    /// The lowest ordinal that was never taken. All below have left the fresh part.
+    fresh: u16,
+    /// Bits of ordinals above `fresh` that left the fresh part out of turn. Empty while there is none.
+    plucked: Vec<u64>,
+    freed: VecDeque<u16>,
+    cooling: VecDeque<(BootTime, u16)>,
+    used: BTreeMap<u16, Arc<Handle>>,
+}
+
+/// The state of one ordinal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrdinalState<'a> {
+    /// In the queue.
+    Free,
+    /// Held.
+    Used(&'a Handle),
+    /// Freed a short while ago.
+    Cooling {
+        /// When it may be had again.
+        until: BootTime,
+    },
+}
+
+/// Why an ordinal cannot be taken or given back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrdinalError {
+    /// Not in this block.
+    #[error("{address} is not in block {block}")]
+    Outside {
+        /// The address.
+        address: IpAddr,
+        /// The block.
+        block: Cidr,
+    },
+    /// Somebody holds it.
+    #[error("{address} is held by {holder}")]
+    Held {
+        /// The address.
+        address: IpAddr,
+        /// By whom.
+        holder: Handle,
+    },
+    /// It was freed a short while ago.
+    #[error("{address} is cooling until {} ms after boot", until.as_millis())]
+    Cooling {
+        /// The address.
+        address: IpAddr,
+        /// When it may be had again.
+        until: BootTime,
+    },
+}
+
+impl Block {
+    /// An untouched block of up to 4,096 addresses; `None` if it would have more.
+    #[must_use]
+    pub fn new(cidr: Cidr, pool: PoolName) -> Option<Self> {
+        let size = u16::try_from(cidr.size()).ok().filter(|&size| u32::from(size) <= MAX_BLOCK_ADDRESSES)?;
+        Some(Self {
+            cidr,
+            pool,
+            serving: true,
+            size,
+            fresh: 0,
+            plucked: Vec::new(),
+            freed: VecDeque::new(),
+            cooling: VecDeque::new(),
+            used: BTreeMap::new(),
+        })
+    }
+
+    /// Its range.
+    #[must_use]
+    pub fn cidr(&self) -> Cidr {
+        self.cidr
+    }
+
+    /// The pool it was cut from.
+    #[must_use]
+    pub fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
+    /// Whether it hands out addresses; not while its ownership is in doubt.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.serving
+    }
+
+    pub(crate) fn set_serving(&mut self, serving: bool) {
+        self.serving = serving;
+    }
+
+    /// How many addresses are held.
+    #[must_use]
+    pub fn used_count(&self) -> u32 {
+        u32::try_from(self.used.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing of it is held and nothing cools at `now`: it may be released.
+    #[must_use]
+    pub fn is_idle(&self, now: BootTime) -> bool {
+        self.used.is_empty() && self.cooling.iter().all(|&(until, _)| until <= now)
+    }
+
+    /// Every address held and by whom, lowest first.
+    pub fn holders(&self) -> impl Iterator<Item = (IpAddr, &Handle)> + '_ {
+        self.used.iter().filter_map(|(&ordinal, holder)| {
+            self.cidr.nth(u128::from(ordinal)).map(|at| (at, holder.as_ref()))
+        })
+    }
+
+    /// The address that automatic assignment hands out next; `None` when the block is full, all that is left
+    /// is reserved or cooling, or it does not serve.
+    ///
+    /// Costs a constant, plus one step for each run of taken or reserved ordinals at the front.
+    #[must_use]
+    pub fn peek(&self, reservations: &Reservations, now: BootTime) -> Option<IpAddr> {
+        if !self.serving {
+            return None;
+        }
+        self.peek_fresh(reservations).or_else(|| {
+            let expired =
+                self.cooling.iter().take_while(|&&(until, _)| until <= now).map(|&(_, ordinal)| ordinal);
+            self.freed
+                .iter()
+                .copied()
+                .chain(expired)
+                .filter_map(|ordinal| self.cidr.nth(u128::from(ordinal)))
+                .find(|&address| !reservations.contains(address))
+        })
+    }
+
+    fn peek_fresh(&self, reservations: &Reservations) -> Option<IpAddr> {
+        let mut ordinal = self.fresh;
+        loop {
+            ordinal = self.next_unplucked(ordinal)?;
+            let address = self.cidr.nth(u128::from(ordinal))?;
+            let Some(run) = reservations.run_after(address) else { return Some(address) };
+            let next = u128::from(ordinal).saturating_add(run).saturating_add(1);
+            ordinal = u16::try_from(next).ok()?;
+        }
+    }
+
+    /// The state of an address at `now`; `None` outside the block.
+    #[must_use]
+    pub fn state(&self, address: IpAddr, now: BootTime) -> Option<OrdinalState<'_>> {
+        let ordinal = self.ordinal_of(address)?;
+        if let Some(holder) = self.used.get(&ordinal) {
+            return Some(OrdinalState::Used(holder));
+        }
+        let until = self.cooling.iter().find(|&&(until, at)| at == ordinal && until > now);
+        Some(until.map_or(OrdinalState::Free, |&(until, _)| OrdinalState::Cooling { until }))
+    }
+
+    /// How many addresses are in which state at `now`. A reserved address that is held counts as used, one
+    /// that cools as cooling.
+    #[must_use]
+    pub fn usage(&self, reservations: &Reservations, now: BootTime) -> Usage {
+        let still_cooling =
+            || self.cooling.iter().filter(|&&(until, _)| until > now).map(|&(_, ordinal)| ordinal);
+        let (size, used) = (u128::from(self.size), self.used.len() as u128);
+        let cooling = still_cooling().count() as u128;
+        let mut reserved = reservations.count_in(&self.cidr);
+        if reserved > 0 {
+            let elsewhere = self.used.keys().copied().chain(still_cooling()).filter(|&ordinal| {
+                self.cidr.nth(u128::from(ordinal)).is_some_and(|address| reservations.contains(address))
+            });
+            reserved -= elsewhere.count() as u128;
+        }
+        Usage { size, used, cooling, reserved, free: size - used - cooling - reserved }
+    }
+
+    /// Takes an address out of the queue, wherever it stands there. Reserved ones can be taken: that they are
+    /// not taken automatically is [`Block::peek`]'s business.
+    ///
+    /// The address that `peek` gave is found at once; another freed one costs a scan of two bytes each.
+    ///
+    /// # Errors
+    /// Outside the block, held, or still cooling at `now`.
+    pub(crate) fn take(
+        &mut self,
+        address: IpAddr,
+        holder: &Arc<Handle>,
+        now: BootTime,
+    ) -> Result<(), OrdinalError> {
+        self.expire(now);
+        let ordinal = self.ordinal_of(address).ok_or(OrdinalError::Outside { address, block: self.cidr })?;
+        if let Some(holder) = self.used.get(&ordinal) {
+            return Err(OrdinalError::Held { address, holder: holder.as_ref().clone() });
+        }
+        if self.is_fresh(ordinal) {
+            self.pluck(ordinal);
+        } else if let Some(index) = self.freed.iter().position(|&at| at == ordinal) {
+            self.freed.remove(index);
+        } else {
+            let until = self.cooling.iter().find(|&&(_, at)| at == ordinal).map(|&(until, _)| until);
+            return Err(OrdinalError::Cooling { address, until: until.unwrap_or(now) });
+        }
+        self.used.insert(ordinal, Arc::clone(holder));
+        Ok(())
+    }
+
+    /// Takes an address for a holder that is known to have it, cooling or not.
+    ///
+    /// # Errors
+    /// Outside the block, or held.
+    pub(crate) fn restore(&mut self, address: IpAddr, holder: &Arc<Handle>) -> Result<(), OrdinalError> {
+        if let Some(ordinal) = self.ordinal_of(address)
+            && let Some(index) = self.cooling.iter().position(|&(_, at)| at == ordinal)
+        {
+            self.cooling.remove(index);
+            self.freed.push_front(ordinal);
+        }
+        self.take(address, holder, BootTime::default())
+    }
+
+    /// Gives a held address back: to the tail of the queue, after `cooling_until` if that is later than `now`.
+    /// An address that is not held is left as it is.
+    pub(crate) fn give_back(&mut self, address: IpAddr, now: BootTime, cooling_until: BootTime) {
+        self.expire(now);
+        let Some(ordinal) = self.ordinal_of(address) else { return };
+        if self.used.remove(&ordinal).is_none() {
+            return;
+        }
+        if cooling_until > now {
+            self.cool(ordinal, cooling_until);
+        } else {
+            self.freed.push_back(ordinal);
+        }
+    }
+
+    /// Moves a free address to the cooling ones; what is held or cools already is left as it is.
+    pub(crate) fn cool_free(&mut self, address: IpAddr, until: BootTime) {
+        let Some(ordinal) = self.ordinal_of(address) else { return };
+        if self.used.contains_key(&ordinal) {
+            return;
+        }
+        if self.is_fresh(ordinal) {
+            self.pluck(ordinal);
+        } else if let Some(index) = self.freed.iter().position(|&at| at == ordinal) {
+            self.freed.remove(index);
+        } else {
+            return;
+        }
+        self.cool(ordinal, until);
+    }
+
+    /// Makes every ordinal that is not held cooling until `until` at least.
+    pub(crate) fn cool_all(&mut self, until: BootTime) {
+        let already: BTreeMap<u16, BootTime> =
+            self.cooling.drain(..).map(|(until, at)| (at, until)).collect();
+        self.freed = VecDeque::new();
+        self.plucked = Vec::new();
+        self.fresh = self.size;
+        let mut cooling: Vec<(BootTime, u16)> = (0..self.size)
+            .filter(|ordinal| !self.used.contains_key(ordinal))
+            .map(|ordinal| (already.get(&ordinal).map_or(until, |&earlier| earlier.max(until)), ordinal))
+            .collect();
+        cooling.sort_by_key(|&(until, _)| until);
+        self.cooling = cooling.into();
+    }
+
+    /// Moves ordinals whose cooling is over to the tail.
+    pub(crate) fn expire(&mut self, now: BootTime) {
+        while let Some(&(until, ordinal)) = self.cooling.front() {
+            if until > now {
+                return;
+            }
+            self.cooling.pop_front();
+            self.freed.push_back(ordinal);
+        }
+    }
+
+    /// Every address that cools, with the time it ends; ordered by that time.
+    pub fn cooling(&self) -> impl Iterator<Item = (IpAddr, BootTime)> + '_ {
+        self.cooling.iter().filter_map(|&(until, ordinal)| Some((self.cidr.nth(u128::from(ordinal))?, until)))
+    }
+
+    fn cool(&mut self, ordinal: u16, until: BootTime) {
+        // Almost always the last: cooldowns of one pool are alike.
+        let index = self.cooling.partition_point(|&(other, _)| other <= until);
+        self.cooling.insert(index, (until, ordinal));
+    }
+
+    fn ordinal_of(&self, address: IpAddr) -> Option<u16> {
+        self.cidr.offset_of(address).and_then(|offset| u16::try_from(offset).ok())
+    }
+
+    fn is_fresh(&self, ordinal: u16) -> bool {
+        ordinal >= self.fresh && !self.is_plucked(ordinal)
+    }
+
+    fn is_plucked(&self, ordinal: u16) -> bool {
+        self.plucked.get(usize::from(ordinal / 64)).is_some_and(|word| word & (1 << (ordinal % 64)) != 0)
+    }
+
+    /// Takes a fresh ordinal out of the fresh part.
+    fn pluck(&mut self, ordinal: u16) {
+        if ordinal == self.fresh {
+            self.fresh = self.next_unplucked(ordinal + 1).unwrap_or(self.size);
+            return;
+        }
+        let index = usize::from(ordinal / 64);
+        if self.plucked.len() <= index {
+            self.plucked.resize(index + 1, 0);
+        }
+        if let Some(word) = self.plucked.get_mut(index) {
+            *word |= 1 << (ordinal % 64);
+        }
+    }
+
+    /// The lowest ordinal from `from` on that was not plucked: whole words at a time.
+    fn next_unplucked(&self, from: u16) -> Option<u16> {
+        let mut ordinal = from;
+        while ordinal < self.size {
+            let word = self.plucked.get(usize::from(ordinal / 64)).copied().unwrap_or(0) >> (ordinal % 64);
+            let run = u16::try_from(word.trailing_ones()).unwrap_or(64);
+            // A word shifted right shows zeros at its end, so a run never reaches into the next word.
+            let to_word_end = 64 - ordinal % 64;
+            if run < to_word_end {
+                let found = ordinal + run;
+                return (found < self.size).then_some(found);
+            }
+            ordinal += to_word_end;
+        }
+        None
+    }
+}

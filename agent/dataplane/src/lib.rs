@@ -1,1 +1,42 @@
-//! Being built.
+//! The node's kernel state: what it shall be, what it is, and the operations that make the one out of the other.
+//!
+//! Responsible for pods' interfaces, addresses and routes, for the blackholes of own blocks, for where the eBPF
+//! programs run and what their maps hold, for the nftables table, and for the few switches that pods need.
+//! [`Dataplane`] is the way in.
+//!
+//! Not responsible for who gets which address (`ipam`), for what pools and blocks there are (`store`), or for the
+//! programs themselves (`bpf`).
+//!
+//! Everything of ours is recognisable by itself, so that nothing foreign is ever touched:
+//!
+//! | object | by |
+//! |---|---|
+//! | host's end of a pod's pair | its alias ([`model::Identity`]) |
+//! | routes | their protocol number |
+//! | nftables table | its name |
+//! | programs, maps, links | the directory of their pins |
+#![forbid(unsafe_code)]
+
+mod activity;
+mod check;
+mod dataplane;
+mod desired;
+mod events;
+mod interpreter;
+mod kernel;
+mod object;
+mod op;
+mod plan;
+mod wiring;
+
+pub use activity::Epoch;
+pub use bpf::{AttachMode, PoolCounters};
+pub use check::Difference;
+pub use dataplane::{
+    Dataplane, DataplaneError, KernelPod, Report, Settings, Uplink, UplinkSource, WireError,
+};
+pub use desired::{DesiredState, Pool};
+pub use events::{Event, Events};
+pub use kernel::KernelError;
+pub use object::Mac;
+pub use wiring::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, Wired};

@@ -1,0 +1,171 @@
+//! The kernel as the rest of this crate sees it: operations go in, objects come out.
+//!
+//! [`Linux`] is the real one. The fake that unit tests use stands beside it and says what it cannot prove. Nothing
+//! here decides anything: order, desire and comparison are the plan's.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use bpf::PoolCounters;
+use model::TagId;
+use rustix::io::Errno;
+
+use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
+use crate::op::{Op, Outcome};
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod linux;
+mod message;
+pub(crate) mod netlink;
+mod nft;
+mod programs;
+
+pub(crate) use linux::Linux;
+pub(crate) use programs::ProgramStore;
+
+/// The kernel would not do, or could not say, something.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}: {source}{}{text}", if text.is_empty() { "" } else { ": " })]
+pub struct KernelError {
+    /// The operation and its object.
+    operation: String,
+    /// What the kernel or a tool added in words; may be empty.
+    text: String,
+    /// The cause.
+    source: Box<dyn std::error::Error + Send + Sync>,
+    /// The cause in kinds that a caller acts on.
+    kind: ErrorKind,
+}
+
+/// Causes that somebody acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// It exists already.
+    Exists,
+    /// It does not exist, or not any more.
+    Missing,
+    /// The descriptor is not one of a network namespace.
+    NotANamespace,
+    /// Anything else.
+    Other,
+}
+
+impl KernelError {
+    /// An operation that broke off with an `errno`.
+    pub(crate) fn io(operation: impl Into<String>, cause: io::Error) -> Self {
+        let kind = match cause.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::EXIST) => ErrorKind::Exists,
+            Some(Errno::NODEV | Errno::NOENT | Errno::SRCH | Errno::ADDRNOTAVAIL) => ErrorKind::Missing,
+            _ => ErrorKind::Other,
+        };
+        Self { operation: operation.into(), text: String::new(), source: Box::new(cause), kind }
+    }
+
+    /// An operation that broke off for another reason.
+    pub(crate) fn other(
+        operation: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { operation: operation.into(), text: String::new(), source: cause.into(), kind: ErrorKind::Other }
+    }
+
+    /// With a remedy or the kernel's own words.
+    pub(crate) fn with_text(mut self, text: impl Into<String>) -> Self {
+        self.text = text.into();
+        self
+    }
+
+    /// As a kind that the error's number alone does not tell.
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+/// Where an operation takes place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// The node's own namespace: that of the calling thread.
+    Node,
+    /// A pod's.
+    Pod(BorrowedFd<'a>),
+}
+
+/// The part of operations that was carried out before one failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Outcomes of the operations before the one that failed, in order.
+    pub(crate) done: Vec<Outcome>,
+    /// Why the next one failed.
+    pub(crate) error: KernelError,
+}
+
+/// What a pod's namespace shows of its interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodSide {
+    /// The interface, if there is one of that name.
+    pub(crate) link: Option<Link>,
+    /// Its addresses with their prefix lengths, link-local IPv6 ones left out.
+    pub(crate) addresses: Vec<(std::net::IpAddr, u8)>,
+    /// Routes of the main table out of it.
+    pub(crate) routes: Vec<Route>,
+    /// Permanent neighbours on it.
+    pub(crate) neighbours: Vec<Neighbour>,
+}
+
+/// Operations and questions. Every call is synchronous and bounded.
+///
+/// The node's namespace is that of the calling thread, so every call has to come from a thread of that
+/// namespace.
+pub(crate) trait Kernel: Send + Sync {
+    /// Carries out operations in order and stops at the first that fails. Some after that one may have been
+    /// carried out nevertheless, where several travel together. Taking away what is not there is no failure.
+    ///
+    /// `netns` is the namespace into which [`Op::CreateVeth`] puts the peer.
+    fn exec(&self, place: Place<'_>, netns: Option<BorrowedFd<'_>>, ops: &[Op]) -> Result<Vec<Outcome>, Failure>;
+
+    /// All interfaces of the node.
+    fn fetch_links(&self) -> Result<Vec<Link>, KernelError>;
+
+    /// One interface of the node by name.
+    fn fetch_link(&self, ifname: &str) -> Result<Option<Link>, KernelError>;
+
+    /// Routes of the node's main table, by protocol (`None`: all) and interface (`None`: any).
+    fn fetch_routes(&self, protocol: Option<u8>, ifindex: Option<u32>) -> Result<Vec<Route>, KernelError>;
+
+    /// Permanent neighbours of the node, on one interface or all.
+    fn fetch_neighbours(&self, ifindex: Option<u32>) -> Result<Vec<Neighbour>, KernelError>;
+
+    /// What the programs' maps hold, and where the programs run.
+    fn fetch_programs(&self) -> Result<Programs, KernelError>;
+
+    /// Our nftables table.
+    fn fetch_nat(&self) -> Result<NatState, KernelError>;
+
+    /// A switch; `None` if the kernel has none of that name.
+    fn fetch_sysctl(&self, sysctl: &Sysctl) -> Result<Option<u8>, KernelError>;
+
+    /// The pod's side of a pair.
+    fn fetch_pod_side(&self, netns: BorrowedFd<'_>, ifname: &str) -> Result<PodSide, KernelError>;
+
+    /// Whether a descriptor is of the node's own namespace.
+    fn is_own_namespace(&self, netns: BorrowedFd<'_>) -> Result<bool, KernelError>;
+
+    /// Packets dropped, by reason, since the maps were made.
+    fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError>;
+
+    /// Packets and bytes by tag.
+    fn fetch_pool_counters(&self) -> Result<BTreeMap<TagId, PoolCounters>, KernelError>;
+
+    /// Whether programs are attached by TCX links rather than clsact filters.
+    fn uses_tcx(&self) -> bool;
+
+    /// Takes off every program, map and pin of ours.
+    fn remove_programs(&self) -> Result<(), KernelError>;
+}

@@ -1,0 +1,416 @@
+//! The real kernel: netlink, `/proc/sys`, nftables and the programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use bpf::PoolCounters;
+use model::{Family, TagId};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rustix::fs::fstat;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::netlink::{Answer, Netlink, NetlinkError, Request};
+use super::programs::ProgramStore;
+use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, message, nft};
+use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
+use crate::op::{Op, Outcome, VethEnds};
+
+/// Sockets kept open between calls; more are opened when more calls run at once, and closed after.
+const IDLE_SOCKETS_MAX: usize = 4;
+
+/// The kernel under the node's agent. One per dataplane.
+pub(crate) struct Linux {
+    sockets: Mutex<Vec<Netlink>>,
+    programs: ProgramStore,
+    nft_table: String,
+    ipv6_exists: bool,
+    /// Device and inode of the namespace in which this was opened.
+    own_namespace: (u64, u64),
+}
+
+impl Linux {
+    /// The kernel as seen from the calling thread's network namespace.
+    pub(crate) fn open(programs: ProgramStore, nft_table: &str) -> Result<Self, KernelError> {
+        let path = "/proc/thread-self/ns/net";
+        let own = fs::File::open(path)
+            .and_then(|file| fstat(&file).map_err(io::Error::from))
+            .map_err(|cause| KernelError::io(format!("open {path}"), cause))?;
+        let kernel = Self {
+            sockets: Mutex::new(Vec::new()),
+            programs,
+            nft_table: nft_table.to_owned(),
+            ipv6_exists: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+            own_namespace: (own.st_dev, own.st_ino),
+        };
+        // The first answer from the kernel now rather than in the first ADD.
+        kernel.fetch_link("lo")?;
+        Ok(kernel)
+    }
+
+    /// Lends a socket of the node's namespace.
+    fn with_socket<T>(&self, call: impl FnOnce(&mut Netlink) -> io::Result<T>) -> io::Result<T> {
+        let idle = self.sockets().pop();
+        let mut socket = match idle {
+            Some(socket) => socket,
+            None => Netlink::open()?,
+        };
+        // A socket whose call broke off is dropped: late answers would be mixed up with the next ones.
+        let result = call(&mut socket)?;
+        let mut sockets = self.sockets();
+        if sockets.len() < IDLE_SOCKETS_MAX {
+            sockets.push(socket);
+        }
+        Ok(result)
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Vec<Netlink>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn families(&self) -> &'static [Family] {
+        if self.ipv6_exists { &[Family::V4, Family::V6] } else { &[Family::V4] }
+    }
+
+    /// One operation that is no netlink message.
+    fn exec_other(&self, op: &Op) -> Result<(), KernelError> {
+        match op {
+            Op::Attach { ifindex } => self.programs.attach(*ifindex),
+            Op::Detach { ifindex } => self.programs.detach(*ifindex),
+            Op::SetEndpoint { ifindex, endpoint } => self.programs.set_endpoint(*ifindex, *endpoint),
+            Op::RemoveEndpoint { ifindex } => self.programs.remove_endpoint(*ifindex),
+            Op::SetPool { cidr, entry } => self.programs.set_pool(*cidr, *entry),
+            Op::RemovePool { cidr } => self.programs.remove_pool(*cidr),
+            Op::ForgetTag(tag) => self.programs.forget(*tag),
+            Op::SetMarks(layout) => self.programs.set_marks(*layout),
+            Op::ReplaceNat(table) => nft::replace(&self.nft_table, table),
+            Op::RemoveNat => nft::remove(&self.nft_table),
+            Op::SetSysctl { sysctl, value } => write_sysctl(sysctl, *value),
+            _ => Err(KernelError::other(op.to_string(), "no such operation outside netlink")),
+        }
+    }
+
+    /// The node's elements of one kind, all families.
+    fn dump<T>(
+        &self,
+        what: &str,
+        request: impl Fn(Family) -> RouteNetlinkMessage,
+        parse: impl Fn(&RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        let mut found = Vec::new();
+        for family in self.families() {
+            let operation = || format!("list {family} {what}");
+            let messages = self
+                .with_socket(|socket| Ok(socket.dump(&request(*family), strict)))
+                .map_err(|cause| KernelError::io(operation(), cause))?
+                .map_err(|error| netlink_error(operation(), error))?;
+            found.extend(messages.iter().filter_map(&parse));
+        }
+        Ok(found)
+    }
+}
+
+impl Kernel for Linux {
+    fn exec(&self, place: Place<'_>, netns: Option<BorrowedFd<'_>>, ops: &[Op]) -> Result<Vec<Outcome>, Failure> {
+        match place {
+            Place::Node => exec_runs(ops, |run| {
+                match netlink_requests(run, netns.as_ref().map(AsRawFd::as_raw_fd), self.ipv6_exists) {
+                    Some(requests) => exec_netlink(run, requests, |requests| {
+                        self.with_socket(|socket| socket.execute(requests))
+                    }),
+                    None => one_by_one(run, |op| self.exec_other(op)),
+                }
+            }),
+            Place::Pod(pod) => in_namespace(pod, || {
+                let mut socket = Netlink::open().map_err(|cause| Failure {
+                    done: Vec::new(),
+                    error: KernelError::io("open a netlink socket in the pod", cause),
+                })?;
+                exec_runs(ops, |run| match netlink_requests(run, None, true) {
+                    Some(requests) => exec_netlink(run, requests, |requests| socket.execute(requests)),
+                    None => one_by_one(run, |op| self.exec_other(op)),
+                })
+            })
+            .unwrap_or_else(|error| Err(Failure { done: Vec::new(), error })),
+        }
+    }
+
+    fn fetch_links(&self) -> Result<Vec<Link>, KernelError> {
+        // A foreign interface that cannot be parsed is none of ours, and no reason to stop.
+        let skip = |reason: String| {
+            tracing::warn!(reason, "an interface could not be read and is passed over");
+            Ok(())
+        };
+        let messages = self
+            .with_socket(|socket| Ok(socket.dump(&message::all_links(), skip)))
+            .map_err(|cause| KernelError::io("list interfaces", cause))?
+            .map_err(|error| netlink_error("list interfaces".into(), error))?;
+        Ok(messages.iter().filter_map(message::parse_link).collect())
+    }
+
+    fn fetch_link(&self, ifname: &str) -> Result<Option<Link>, KernelError> {
+        let operation = || format!("look up interface {ifname}");
+        let answers = self
+            .with_socket(|socket| socket.execute(vec![message::get_link(ifname)]))
+            .map_err(|cause| KernelError::io(operation(), cause))?;
+        link_of(answers.into_iter().next(), operation())
+    }
+
+    fn fetch_routes(&self, protocol: Option<u8>, ifindex: Option<u32>) -> Result<Vec<Route>, KernelError> {
+        let routes = self.dump("routes", |f| message::routes(f, protocol, ifindex), message::parse_route)?;
+        // The kernel filters; this only says so.
+        let matches = |route: &Route| protocol.is_none_or(|wanted| route.protocol == wanted);
+        Ok(routes.into_iter().filter(matches).collect())
+    }
+
+    fn fetch_neighbours(&self, ifindex: Option<u32>) -> Result<Vec<Neighbour>, KernelError> {
+        self.dump("neighbours", |family| message::neighbours(family, ifindex), message::parse_neighbour)
+    }
+
+    fn fetch_programs(&self) -> Result<Programs, KernelError> {
+        self.programs.fetch()
+    }
+
+    fn fetch_nat(&self) -> Result<NatState, KernelError> {
+        nft::fetch(&self.nft_table)
+    }
+
+    fn fetch_sysctl(&self, sysctl: &Sysctl) -> Result<Option<u8>, KernelError> {
+        let path = sysctl.path();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(KernelError::io(format!("read {path}"), error)),
+        }
+    }
+
+    fn fetch_pod_side(&self, netns: BorrowedFd<'_>, ifname: &str) -> Result<PodSide, KernelError> {
+        let read = || -> Result<PodSide, NetlinkError> {
+            let mut socket = Netlink::open()?;
+            let answer = socket.execute(vec![message::get_link(ifname)])?.into_iter().next();
+            let link = match answer {
+                Some(Ok(messages)) => messages.iter().find_map(message::parse_link),
+                Some(Err(error)) if is_missing(&error.cause) => None,
+                Some(Err(error)) => return Err(error),
+                None => None,
+            };
+            let Some(found) = &link else { return Ok(PodSide::default()) };
+            let mut side = PodSide { link: link.clone(), ..PodSide::default() };
+            for family in self.families() {
+                let addresses = socket.dump(&message::addresses(*family, found.ifindex), strict)?;
+                side.addresses.extend(addresses.iter().filter_map(message::parse_address));
+                let routes = socket.dump(&message::routes(*family, None, Some(found.ifindex)), strict)?;
+                side.routes.extend(routes.iter().filter_map(message::parse_route));
+                let neighbours = socket.dump(&message::neighbours(*family, Some(found.ifindex)), strict)?;
+                side.neighbours.extend(neighbours.iter().filter_map(message::parse_neighbour));
+            }
+            Ok(side)
+        };
+        in_namespace(netns, read)?.map_err(|e| netlink_error(format!("read interface {ifname} in the pod"), e))
+    }
+
+    fn is_own_namespace(&self, netns: BorrowedFd<'_>) -> Result<bool, KernelError> {
+        let found = fstat(netns).map_err(|cause| KernelError::io("look at the pod's namespace", cause.into()))?;
+        Ok((found.st_dev, found.st_ino) == self.own_namespace)
+    }
+
+    fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {
+        self.programs.fetch_drops()
+    }
+
+    fn fetch_pool_counters(&self) -> Result<BTreeMap<TagId, PoolCounters>, KernelError> {
+        self.programs.fetch_pool_counters()
+    }
+
+    fn uses_tcx(&self) -> bool {
+        self.programs.uses_tcx()
+    }
+
+    fn remove_programs(&self) -> Result<(), KernelError> {
+        self.programs.remove_all()
+    }
+}
+
+/// Runs of operations that travel together: consecutive netlink messages in one run, others one by one.
+fn exec_runs(
+    ops: &[Op],
+    mut exec: impl FnMut(&[Op]) -> Result<Vec<Outcome>, Failure>,
+) -> Result<Vec<Outcome>, Failure> {
+    let mut done = Vec::with_capacity(ops.len());
+    for run in ops.chunk_by(|a, b| is_netlink(a) && is_netlink(b)) {
+        match exec(run) {
+            Ok(outcomes) => done.extend(outcomes),
+            Err(failure) => {
+                done.extend(failure.done);
+                return Err(Failure { done, error: failure.error });
+            }
+        }
+    }
+    Ok(done)
+}
+
+fn one_by_one(ops: &[Op], exec: impl Fn(&Op) -> Result<(), KernelError>) -> Result<Vec<Outcome>, Failure> {
+    let mut done = Vec::with_capacity(ops.len());
+    for op in ops {
+        match exec(op) {
+            Ok(()) => done.push(Outcome::Done),
+            Err(error) => return Err(Failure { done, error }),
+        }
+    }
+    Ok(done)
+}
+
+fn is_netlink(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::CreateVeth(_)
+            | Op::DeleteLink { .. }
+            | Op::SetLinkUp { .. }
+            | Op::AddAddress { .. }
+            | Op::AddRoute { .. }
+            | Op::DeleteRoute(_)
+            | Op::SetNeighbour(_)
+    )
+}
+
+/// The requests of each operation; `None` if the run is no netlink run.
+fn netlink_requests(run: &[Op], netns: Option<RawFd>, ipv6_exists: bool) -> Option<Vec<Vec<Request>>> {
+    run.iter()
+        .map(|op| match op {
+            Op::CreateVeth(spec) => Some(message::create_veth(spec, netns?, ipv6_exists)),
+            Op::DeleteLink { ifindex, .. } => Some(vec![message::delete_link(*ifindex)]),
+            Op::SetLinkUp { ifindex, .. } => Some(vec![message::set_link_up(*ifindex)]),
+            Op::AddAddress { ifindex, address } => Some(vec![message::add_address(*ifindex, *address)]),
+            Op::AddRoute { route, exclusive } => Some(vec![message::add_route(route, *exclusive)]),
+            Op::DeleteRoute(route) => Some(vec![message::delete_route(route)]),
+            Op::SetNeighbour(neighbour) => Some(vec![message::set_neighbour(neighbour)]),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Sends all requests of a run at once and makes one outcome of the answers to each operation.
+fn exec_netlink(
+    run: &[Op],
+    requests: Vec<Vec<Request>>,
+    mut send: impl FnMut(Vec<Request>) -> io::Result<Vec<Answer>>,
+) -> Result<Vec<Outcome>, Failure> {
+    let lengths: Vec<usize> = requests.iter().map(Vec::len).collect();
+    let mut done = Vec::with_capacity(run.len());
+    let mut answers = match send(requests.into_iter().flatten().collect()) {
+        Ok(answers) => answers.into_iter(),
+        Err(cause) => {
+            let what = run.first().map(ToString::to_string).unwrap_or_default();
+            return Err(Failure { done, error: KernelError::io(what, cause) });
+        }
+    };
+    for (op, length) in run.iter().zip(lengths) {
+        let answers: Vec<Answer> = answers.by_ref().take(length).collect();
+        let result = match op {
+            Op::CreateVeth(spec) => created(op, answers).map_err(|(error, orphan)| {
+                if let Some(ifindex) = orphan {
+                    // Born, but not marked as ours: it must not stay.
+                    if let Err(cause) = send(vec![message::delete_link(ifindex)]) {
+                        tracing::warn!(ifname = spec.host_ifname, %cause, "a half-made interface stays behind");
+                    }
+                }
+                error
+            }),
+            _ => answers.into_iter().try_for_each(|answer| match answer {
+                Ok(_) => Ok(()),
+                Err(error) if takes_away(op) && is_missing(&error.cause) => Ok(()),
+                Err(error) => Err(netlink_error(op.to_string(), error)),
+            })
+            .map(|()| Outcome::Done),
+        };
+        match result {
+            Ok(outcome) => done.push(outcome),
+            Err(error) => return Err(Failure { done, error }),
+        }
+    }
+    Ok(done)
+}
+
+fn takes_away(op: &Op) -> bool {
+    matches!(op, Op::DeleteLink { .. } | Op::DeleteRoute(_))
+}
+
+/// The ends of a new pair, from the answers to [`message::create_veth`]; or why not, and the number of the host's
+/// end if the pair was created all the same.
+fn created(op: &Op, answers: Vec<Answer>) -> Result<Outcome, (KernelError, Option<u32>)> {
+    let mut answers = answers.into_iter();
+    let (creation, naming, found) = (answers.next(), answers.next(), answers.next());
+    match creation {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => return Err((netlink_error(op.to_string(), error), None)),
+        None => return Err((KernelError::other(op.to_string(), "no answer"), None)),
+    }
+    let link = link_of(found, op.to_string()).ok().flatten();
+    let ifindex = link.as_ref().map(|link| link.ifindex);
+    if let Some(Err(error)) = naming {
+        return Err((netlink_error(op.to_string(), error), ifindex));
+    }
+    match link.and_then(|link| link.peer_ifindex.map(|peer| (link.ifindex, peer))) {
+        Some((host_ifindex, pod_ifindex)) => Ok(Outcome::Created(VethEnds { host_ifindex, pod_ifindex })),
+        None => Err((KernelError::other(op.to_string(), "the new interface cannot be read back"), ifindex)),
+    }
+}
+
+fn link_of(answer: Option<Answer>, operation: String) -> Result<Option<Link>, KernelError> {
+    match answer {
+        Some(Ok(messages)) => Ok(messages.iter().find_map(message::parse_link)),
+        Some(Err(error)) if is_missing(&error.cause) => Ok(None),
+        Some(Err(error)) => Err(netlink_error(operation, error)),
+        None => Err(KernelError::other(operation, "no answer")),
+    }
+}
+
+/// What ours are must be read in full.
+fn strict(reason: String) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+}
+
+fn is_missing(cause: &io::Error) -> bool {
+    KernelError::io("", io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or(0))).kind() == ErrorKind::Missing
+}
+
+fn netlink_error(operation: String, error: NetlinkError) -> KernelError {
+    KernelError::io(operation, error.cause).with_text(error.text)
+}
+
+/// Runs `call` on a thread of its own inside a namespace: the calling thread stays where it is, and no thread
+/// that others use is ever in the wrong one.
+fn in_namespace<T: Send>(netns: BorrowedFd<'_>, call: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
+    let enter = || {
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map(|()| call())
+    };
+    let result = thread::scope(|scope| {
+        let worker = thread::Builder::new().name("pod-netns".into()).spawn_scoped(scope, enter);
+        worker.map(thread::ScopedJoinHandle::join)
+    });
+    match result {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(cause))) => {
+            let error = KernelError::io("enter the pod's network namespace", cause.into());
+            let wrong_kind = cause == rustix::io::Errno::INVAL;
+            Err(if wrong_kind { error.with_kind(ErrorKind::NotANamespace) } else { error })
+        }
+        Ok(Err(_)) => Err(KernelError::other("work in the pod's network namespace", "the thread panicked")),
+        Err(cause) => Err(KernelError::io("start a thread for the pod's network namespace", cause)),
+    }
+}
+
+/// Writes a switch. `accept_ra` of an interface without IPv6 does not exist, and need not.
+fn write_sysctl(sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
+    let path = sysctl.path();
+    match fs::write(&path, value.to_string()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(sysctl, Sysctl::AcceptRa(_)) => Ok(()),
+        // Where /proc/sys is read-only, what is right already may stay.
+        Err(_) if fs::read_to_string(&path).is_ok_and(|text| text.trim() == value.to_string()) => Ok(()),
+        Err(error) => Err(KernelError::io(format!("write {value} to {path}"), error)),
+    }
+}

@@ -1,0 +1,238 @@
+//! Our nftables table: what it says as typed JSON, written in one transaction and read back.
+//!
+//! ```text
+//! table inet poolward {
+//!     set no_nat_v4 { type ipv4_addr; flags interval; elements = { … } }
+//!     set no_nat_v6 { type ipv6_addr; flags interval; elements = { … } }
+//!     chain postrouting {
+//!         type nat hook postrouting priority srcnat;
+//!         meta mark & NAT == NAT ip daddr != @no_nat_v4 masquerade
+//!         meta mark & NAT == NAT ip6 daddr != @no_nat_v6 masquerade
+//!     }
+//! }
+//! ```
+//! One rule for each family, whatever the number of pools and pods. Postrouting comes after DNAT, so that a Service
+//! whose backend is a pod is not masqueraded.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+
+use model::{Cidr, Family};
+use nftables::batch::Batch;
+use nftables::expr::{BinaryOperation, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
+use nftables::helper::{self, NftablesError};
+use nftables::schema::{
+    Chain, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
+};
+use nftables::stmt::{Match, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::KernelError;
+use crate::object::{NatState, NatTable};
+
+const CHAIN: &str = "postrouting";
+
+/// `srcnat`, as `nft` calls it.
+const PRIORITY: i32 = 100;
+
+/// Writes the table anew: `flush` would keep chains and sets of an older shape.
+pub(super) fn replace(name: &str, table: &NatTable) -> Result<(), KernelError> {
+    let mut batch = Batch::new();
+    let this = || NfListObject::Table(table_object(name));
+    // Deleting fails where there is none, so it is added first.
+    batch.add(this());
+    batch.delete(this());
+    batch.add(this());
+    for object in contents(name, table) {
+        batch.add(object);
+    }
+    helper::apply_ruleset(&batch.to_nftables()).map_err(|error| explain(format!("write nftables table {name}"), error))
+}
+
+/// Deletes the table; none there is not an error.
+pub(super) fn remove(name: &str) -> Result<(), KernelError> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table_object(name)));
+    batch.delete(NfListObject::Table(table_object(name)));
+    helper::apply_ruleset(&batch.to_nftables()).map_err(|error| explain(format!("delete nftables table {name}"), error))
+}
+
+/// Reads the table back.
+pub(super) fn fetch(name: &str) -> Result<NatState, KernelError> {
+    let operation = || format!("read nftables table {name}");
+    match helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "table", "inet", name]) {
+        Ok(text) => Ok(compare(name, &text)),
+        Err(NftablesError::NftFailed { stderr, .. }) if stderr.contains("No such file or directory") => {
+            Ok(NatState::Absent)
+        }
+        Err(error) => Err(explain(operation(), error)),
+    }
+}
+
+fn explain(operation: String, error: NftablesError) -> KernelError {
+    match error {
+        NftablesError::NftExecution { inner, .. } if inner.kind() == io::ErrorKind::NotFound => {
+            KernelError::io(operation, inner).with_text("the command nft is missing: install the package nftables")
+        }
+        NftablesError::NftFailed { ref stderr, .. } => {
+            let text = stderr.trim().to_owned();
+            KernelError::other(operation, error).with_text(text)
+        }
+        other => KernelError::other(operation, other),
+    }
+}
+
+/// Whether what `nft -j list table` prints is what [`contents`] writes, for some bit and some ranges.
+fn compare(name: &str, json: &str) -> NatState {
+    let listed: Nftables<'_> = match serde_json::from_str(json) {
+        Ok(listed) => listed,
+        Err(error) => return NatState::Tampered(format!("what nft prints of it cannot be read: {error}")),
+    };
+    let mut ranges = Vec::new();
+    let mut nat_bit = None;
+    let mut found = Vec::new();
+    for object in listed.objects.iter() {
+        match object {
+            NfObject::ListObject(NfListObject::MetainfoObject(_) | NfListObject::Table(_)) => {}
+            NfObject::ListObject(object) => {
+                match object {
+                    NfListObject::Set(set) => ranges.extend(set.elem.iter().flat_map(|e| e.iter()).filter_map(range)),
+                    NfListObject::Rule(rule) => nat_bit = nat_bit.or_else(|| rule.expr.first().and_then(matched_bit)),
+                    _ => {}
+                }
+                found.push(normal(object.clone()));
+            }
+            NfObject::CmdObject(_) => return NatState::Tampered("it holds a command".into()),
+        }
+    }
+    let table = NatTable { nat_bit: nat_bit.unwrap_or(0), no_nat: crate::plan::aggregate(ranges) };
+    let expected: Vec<NfListObject<'_>> = contents(name, &table).into_iter().map(normal).collect();
+    // The kernel lists sets before chains and rules, as we write them, but sets in the order of their names.
+    let missing = expected.iter().find(|object| !found.contains(object));
+    let extra = found.iter().find(|object| !expected.contains(object));
+    match (missing, extra) {
+        (None, None) if found.len() == expected.len() => NatState::Intact(table),
+        (_, Some(extra)) => NatState::Tampered(format!("not ours: {}", text(extra))),
+        (Some(missing), None) => NatState::Tampered(format!("missing: {}", text(missing))),
+        (None, None) => NatState::Tampered("something stands in it twice".into()),
+    }
+}
+
+fn text(object: &NfListObject<'_>) -> String {
+    serde_json::to_string(object).unwrap_or_else(|error| error.to_string())
+}
+
+/// Without what the kernel adds (handles), and with the elements of sets in a form that does not depend on how
+/// they are written.
+fn normal(object: NfListObject<'_>) -> NfListObject<'_> {
+    match object {
+        NfListObject::Chain(chain) => NfListObject::Chain(Chain { handle: None, ..chain }),
+        NfListObject::Rule(rule) => NfListObject::Rule(Rule { handle: None, ..rule }),
+        NfListObject::Set(mut set) => {
+            set.handle = None;
+            let readable = set.elem.iter().flat_map(|elements| elements.iter()).all(|e| range(e).is_some());
+            if readable {
+                let ranges = set.elem.iter().flat_map(|elements| elements.iter()).filter_map(range).collect();
+                let elements = crate::plan::aggregate(ranges).into_iter().map(element).collect::<Vec<_>>();
+                set.elem = (!elements.is_empty()).then(|| elements.into());
+            }
+            NfListObject::Set(set)
+        }
+        other => other,
+    }
+}
+
+/// The table's sets, chain and rules, in an order in which they can be added.
+fn contents(name: &str, table: &NatTable) -> Vec<NfListObject<'static>> {
+    let families = [(Family::V4, "no_nat_v4"), (Family::V6, "no_nat_v6")];
+    let mut objects = Vec::with_capacity(5);
+    for (family, set_name) in families {
+        let elements: Vec<_> =
+            table.no_nat.iter().filter(|cidr| cidr.family() == family).map(|cidr| element(*cidr)).collect();
+        let set_type = match family {
+            Family::V4 => SetType::Ipv4Addr,
+            Family::V6 => SetType::Ipv6Addr,
+        };
+        objects.push(NfListObject::Set(Box::new(Set {
+            family: NfFamily::INet,
+            table: name.to_owned().into(),
+            name: set_name.into(),
+            set_type: SetTypeValue::Single(set_type),
+            flags: Some(HashSet::from([SetFlag::Interval])),
+            elem: (!elements.is_empty()).then(|| elements.into()),
+            ..Set::default()
+        })));
+    }
+    objects.push(NfListObject::Chain(Chain {
+        family: NfFamily::INet,
+        table: name.to_owned().into(),
+        name: CHAIN.into(),
+        _type: Some(NfChainType::NAT),
+        hook: Some(NfHook::Postrouting),
+        prio: Some(PRIORITY),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    }));
+    for (family, set_name) in families {
+        let expr = vec![
+            match_bit(table.nat_bit),
+            Statement::Match(Match {
+                left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+                    protocol: if family == Family::V4 { "ip" } else { "ip6" }.into(),
+                    field: "daddr".into(),
+                }))),
+                right: Expression::String(format!("@{set_name}").into()),
+                op: Operator::NEQ,
+            }),
+            Statement::Masquerade(None),
+        ];
+        objects.push(NfListObject::Rule(Rule {
+            family: NfFamily::INet,
+            table: name.to_owned().into(),
+            chain: CHAIN.into(),
+            expr: expr.into(),
+            ..Rule::default()
+        }));
+    }
+    objects
+}
+
+fn table_object(name: &str) -> Table<'static> {
+    Table { family: NfFamily::INet, name: name.to_owned().into(), handle: None }
+}
+
+fn match_bit(bit: u32) -> Statement<'static> {
+    let mark = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }));
+    Statement::Match(Match {
+        left: Expression::BinaryOperation(Box::new(BinaryOperation::AND(mark, Expression::Number(bit)))),
+        right: Expression::Number(bit),
+        op: Operator::EQ,
+    })
+}
+
+fn matched_bit(statement: &Statement<'_>) -> Option<u32> {
+    match statement {
+        Statement::Match(Match { right: Expression::Number(bit), .. }) => Some(*bit),
+        _ => None,
+    }
+}
+
+fn element(cidr: Cidr) -> Expression<'static> {
+    let address = Expression::String(cidr.network().to_string().into());
+    if cidr.prefix_len() == cidr.family().address_bits() {
+        return address;
+    }
+    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: cidr.prefix_len().into() }))
+}
+
+fn range(element: &Expression<'_>) -> Option<Cidr> {
+    match element {
+        Expression::String(text) => text.parse::<IpAddr>().ok().map(Cidr::host),
+        Expression::Named(NamedExpression::Prefix(prefix)) => match prefix.addr.as_ref() {
+            Expression::String(text) => Cidr::containing(text.parse().ok()?, u8::try_from(prefix.len).ok()?),
+            _ => None,
+        },
+        _ => None,
+    }
+}

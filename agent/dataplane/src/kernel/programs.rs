@@ -1,0 +1,124 @@
+//! The eBPF programs and their maps, in this crate's terms and errors.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bpf::{Bpf, BpfError, MapSizes, OpenOptions, PoolCounters, PoolRule};
+use model::{Cidr, MarkLayout, TagId};
+
+use super::KernelError;
+use crate::dataplane::Settings;
+use crate::object::{Endpoint, PoolEntry, Programs};
+
+/// The programs of this node. One per dataplane; what it pins outlives it.
+pub(crate) struct ProgramStore {
+    bpf: Mutex<Bpf>,
+    pin_dir: PathBuf,
+    marks: MarkLayout,
+    uses_tcx: bool,
+}
+
+impl ProgramStore {
+    /// Loads the programs; adopts or makes the pinned maps.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, KernelError> {
+        let options = OpenOptions {
+            mark_layout: settings.marks,
+            sizes: MapSizes { max_endpoints: settings.max_pods, max_pools: settings.max_pools },
+            attach_mode: settings.attach_mode,
+            ..OpenOptions::new(settings.pin_dir.clone())
+        };
+        let bpf = Bpf::open(&options)
+            .map_err(|e| explain(format!("open the eBPF programs in {}", settings.pin_dir.display()), e))?;
+        let uses_tcx = bpf.uses_tcx();
+        Ok(Self { bpf: Mutex::new(bpf), pin_dir: settings.pin_dir.clone(), marks: settings.marks, uses_tcx })
+    }
+
+    fn bpf(&self) -> MutexGuard<'_, Bpf> {
+        // The state that counts is the kernel's.
+        self.bpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn uses_tcx(&self) -> bool {
+        self.uses_tcx
+    }
+
+    pub(super) fn attach(&self, ifindex: u32) -> Result<(), KernelError> {
+        let result = self.bpf().attach(ifindex).map(drop);
+        result.map_err(|e| explain(format!("attach the program to interface {ifindex}"), e))
+    }
+
+    pub(super) fn detach(&self, ifindex: u32) -> Result<(), KernelError> {
+        let result = self.bpf().detach(ifindex);
+        result.map_err(|e| explain(format!("detach the program from interface {ifindex}"), e))
+    }
+
+    pub(super) fn set_endpoint(&self, ifindex: u32, endpoint: Endpoint) -> Result<(), KernelError> {
+        let value = bpf::Endpoint { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
+        let result = self.bpf().set_endpoint(ifindex, value);
+        result.map_err(|e| explain(format!("set endpoint of interface {ifindex}"), e))
+    }
+
+    pub(super) fn remove_endpoint(&self, ifindex: u32) -> Result<(), KernelError> {
+        let result = self.bpf().remove_endpoint(ifindex).map(drop);
+        result.map_err(|e| explain(format!("remove endpoint of interface {ifindex}"), e))
+    }
+
+    pub(super) fn set_pool(&self, cidr: Cidr, entry: PoolEntry) -> Result<(), KernelError> {
+        let rule = PoolRule { tag: entry.tag, nat_outgoing: entry.nat_outgoing, dscp: entry.dscp };
+        self.bpf().set_pool(cidr, rule).map_err(|e| explain(format!("set pool {cidr}"), e))
+    }
+
+    pub(super) fn remove_pool(&self, cidr: Cidr) -> Result<(), KernelError> {
+        self.bpf().remove_pool(cidr).map(drop).map_err(|e| explain(format!("remove pool {cidr}"), e))
+    }
+
+    pub(super) fn forget(&self, tag: TagId) -> Result<(), KernelError> {
+        self.bpf().forget(tag).map(drop).map_err(|e| explain(format!("forget the counters of tag {tag}"), e))
+    }
+
+    pub(super) fn set_marks(&self, layout: MarkLayout) -> Result<(), KernelError> {
+        self.bpf().set_mark_layout(layout).map_err(|e| explain("set the mark layout".into(), e))
+    }
+
+    pub(super) fn fetch(&self) -> Result<Programs, KernelError> {
+        let bpf = self.bpf();
+        let read = || -> Result<Programs, BpfError> {
+            let attachments = bpf.fetch_attachments()?;
+            let pools = bpf.fetch_pools()?.into_iter().map(|(cidr, rule)| {
+                (cidr, PoolEntry { tag: rule.tag, nat_outgoing: rule.nat_outgoing, dscp: rule.dscp })
+            });
+            let endpoints = bpf.fetch_endpoints()?.into_iter();
+            Ok(Programs {
+                marks_ok: bpf.uses_mark_layout(self.marks)?,
+                pools: pools.collect(),
+                counted: bpf.fetch_pool_counters()?.into_keys().collect(),
+                endpoints: endpoints.map(|(i, e)| (i, Endpoint { ipv4: e.ipv4, ipv6: e.ipv6 })).collect(),
+                attached: attachments.iter().filter(|a| a.from_pod_ok && a.to_pod_ok).map(|a| a.ifindex).collect(),
+                pinned: attachments.iter().map(|a| a.ifindex).collect(),
+            })
+        };
+        read().map_err(|e| explain("read the programs' maps and attachments".into(), e))
+    }
+
+    pub(super) fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {
+        self.bpf().fetch_drops().map_err(|e| explain("read the drop counters".into(), e))
+    }
+
+    pub(super) fn fetch_pool_counters(&self) -> Result<BTreeMap<TagId, PoolCounters>, KernelError> {
+        self.bpf().fetch_pool_counters().map_err(|e| explain("read the pool counters".into(), e))
+    }
+
+    pub(super) fn remove_all(&self) -> Result<(), KernelError> {
+        let _exclusive = self.bpf();
+        Bpf::unload_all(&self.pin_dir)
+            .map_err(|e| explain(format!("remove the eBPF programs in {}", self.pin_dir.display()), e))
+    }
+}
+
+/// An interface that is gone is what its deletion leads to; the rest is nothing that a caller acts on.
+fn explain(operation: String, error: BpfError) -> KernelError {
+    let missing = matches!(error, BpfError::NoInterface { .. });
+    let error = KernelError::other(operation, error);
+    if missing { error.with_kind(super::ErrorKind::Missing) } else { error }
+}

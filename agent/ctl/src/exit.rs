@@ -3,6 +3,7 @@
 //! It does not print; [`crate::output`] does.
 
 use rpc::client::ClientError;
+use rpc::frame::{FrameError, Kind};
 use rpc::{ErrorCode, RpcError};
 
 /// What the exit code says. Documented in `--help`: the numbers are part of the interface.
@@ -68,15 +69,18 @@ impl Failure {
     pub(crate) fn from_agent(operation: &str, error: RpcError) -> Self {
         let (exit, next) = match error.code {
             ErrorCode::NotFound => (Exit::NotFound, None),
-            ErrorCode::TryAgain
-            | ErrorCode::NotReady
-            | ErrorCode::NotReadyLimited
-            | ErrorCode::Cancelled => {
-                (Exit::TryAgain, Some("run the same command again in a while; `poolwardctl status` says what it waits for"))
+            ErrorCode::TryAgain | ErrorCode::NotReady | ErrorCode::NotReadyLimited | ErrorCode::Cancelled => {
+                (
+                    Exit::TryAgain,
+                    Some(
+                        "run the same command again in a while; `poolwardctl status` says what it waits for",
+                    ),
+                )
             }
-            ErrorCode::Version => {
-                (Exit::Failed, Some("use the poolwardctl of the agent's release; `poolwardctl version` shows both"))
-            }
+            ErrorCode::Version => (
+                Exit::Failed,
+                Some("use the poolwardctl of the agent's release; `poolwardctl version` shows both"),
+            ),
             ErrorCode::Internal => {
                 (Exit::Failed, Some("look into the agent's log; `poolwardctl status` shows what else fails"))
             }
@@ -113,6 +117,9 @@ impl Failure {
             ),
             ClientError::Version { .. } => Self::new(Exit::Failed, message)
                 .with_next("use the poolwardctl of the agent's release; `poolwardctl version --client` shows this one's"),
+            ClientError::Protocol { source: FrameError::TooLong { kind: Kind::Request, .. }, .. } => {
+                Self::new(Exit::Failed, message).with_next("give fewer manifests at once")
+            }
             ClientError::Protocol { .. } => {
                 Self::new(Exit::Failed, message).with_next("is that the agent's socket? see --socket")
             }
@@ -185,6 +192,12 @@ mod tests {
             &ClientError::Version { path: path(), reason: "it speaks 2".into() },
             Exit::Failed,
             "version --client",
+        );
+        let too_long = FrameError::TooLong { kind: Kind::Request, len_bytes: 5 << 20 };
+        check(
+            &ClientError::Protocol { operation: "send", path: path(), source: too_long },
+            Exit::Failed,
+            "fewer manifests",
         );
         check(
             &ClientError::Io {

@@ -39,7 +39,10 @@ pub(crate) fn read_all(paths: &[PathBuf], operation: &str) -> Result<Checked, Fa
             if std::mem::replace(&mut stdin_read, true) {
                 return Err(Failure::new(Exit::Usage, format!("{operation}: standard input is named twice")));
             }
-            texts.push(("standard input".to_owned(), read_text(io::stdin().lock(), "standard input", operation)?));
+            texts.push((
+                "standard input".to_owned(),
+                read_text(io::stdin().lock(), "standard input", operation)?,
+            ));
         } else {
             for file in files_of(path, operation)? {
                 let name = file.display().to_string();
@@ -74,7 +77,10 @@ fn files_of(path: &Path, operation: &str) -> Result<Vec<PathBuf>, Failure> {
     match files.len() {
         0 => Err(Failure::new(Exit::Failed, format!("{operation}: {name} has no .yaml, .yml or .json file"))),
         1..=MAX_FILES => Ok(files),
-        many => Err(Failure::new(Exit::Failed, format!("{operation}: {name} has {many} manifests; at most {MAX_FILES} are read"))),
+        many => Err(Failure::new(
+            Exit::Failed,
+            format!("{operation}: {name} has {many} manifests; at most {MAX_FILES} are read"),
+        )),
     }
 }
 
@@ -103,12 +109,8 @@ fn check(texts: &[(String, String)], operation: &str) -> Result<Checked, Failure
             Err(error) => errors.push(error.to_string()),
         }
     }
-    let objects = match validate(&documents) {
-        Ok(validated) => validated
-            .objects
-            .iter()
-            .map(|object| (object.kind(), object.key().as_str().to_owned()))
-            .collect(),
+    let objects: Vec<(Kind, String)> = match validate(&documents) {
+        Ok(found) => found.iter().map(|one| (one.object.kind(), one.key.as_str().to_owned())).collect(),
         Err(found) => {
             errors.extend(found.iter().map(ToString::to_string));
             Vec::new()
@@ -146,15 +148,19 @@ mod tests {
     }
 
     fn pool(name: &str, cidr: &str) -> String {
-        format!("apiVersion: poolward.io/v1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}, blockSize: 29}}\n")
+        format!(
+            "apiVersion: poolward.io/v1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}, blockSize: 29}}\n"
+        )
     }
 
     #[test]
     fn objects_are_named_in_the_order_of_the_files() {
         let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: ns}\n";
         let both = format!("{}---\n{pod}", pool("a", "192.0.2.0/26"));
-        let checked = check(&[text("a.yaml", &both), text("b.yaml", &pool("b", "10.0.0.0/26"))], "apply").unwrap();
-        let names: Vec<(Kind, &str)> = checked.objects.iter().map(|(kind, name)| (*kind, name.as_str())).collect();
+        let checked =
+            check(&[text("a.yaml", &both), text("b.yaml", &pool("b", "10.0.0.0/26"))], "apply").unwrap();
+        let names: Vec<(Kind, &str)> =
+            checked.objects.iter().map(|(kind, name)| (*kind, name.as_str())).collect();
         assert_eq!(names, [(Kind::IpPool, "a"), (Kind::Pod, "ns/web"), (Kind::IpPool, "b")]);
         assert_eq!(checked.documents.len(), 3);
     }
@@ -169,7 +175,8 @@ mod tests {
         assert_eq!((failure.exit, failure.details.len()), (Exit::Failed, 3), "{failure:?}");
         assert_eq!(failure.message, "apply manifests: 3 mistakes found; nothing was sent");
         let all = failure.details.join("\n");
-        for part in ["a.yaml, document 1", "a.yaml, document 2", "c.yaml, line", "spec.cidr", "192.0.2.0/26"] {
+        for part in ["a.yaml, document 1", "a.yaml, document 2", "c.yaml, line", "spec.cidr", "192.0.2.0/26"]
+        {
             assert!(all.contains(part), "{part}: {all}");
         }
     }

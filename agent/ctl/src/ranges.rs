@@ -129,8 +129,11 @@ mod tests {
             let ranges = picks
                 .into_iter()
                 .map(|(offset, host_bits)| {
-                    Cidr::containing(address(base + offset, family).unwrap(), family.address_bits() - host_bits)
-                        .unwrap()
+                    Cidr::containing(
+                        address(base + offset, family).unwrap(),
+                        family.address_bits() - host_bits,
+                    )
+                    .unwrap()
                 })
                 .collect();
             (base, family, ranges)

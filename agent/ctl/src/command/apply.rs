@@ -63,7 +63,8 @@ mod tests {
             name: name.into(),
             outcome: outcome.into(),
         };
-        let reply = ApplyReply { results: vec![result("a", "created"), result("b", "unchanged")], warnings: vec![] };
+        let reply =
+            ApplyReply { results: vec![result("a", "created"), result("b", "unchanged")], warnings: vec![] };
         let mut applied = Applied { reply, dry_run: false };
         assert_eq!(render(&applied), "ippool/a created\nippool/b unchanged\n");
         applied.dry_run = true;

@@ -23,9 +23,11 @@ struct Target {
 /// Deletes one after the other and shows what became of each.
 pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Result<Exit, Failure> {
     let targets = match args.kind {
-        Some(kind) => {
-            args.names.iter().map(|name| named(kind, name, args.namespace.as_deref())).collect::<Result<_, _>>()?
-        }
+        Some(kind) => args
+            .names
+            .iter()
+            .map(|name| named(kind, name, args.namespace.as_deref()))
+            .collect::<Result<_, _>>()?,
         None => listed(manifest::read_all(&args.files, "delete")?),
     };
     let total = targets.len();
@@ -92,7 +94,9 @@ const ABSENT: &str = "absent";
 fn render(reply: &ApplyReply) -> String {
     let line = |result: &ObjectResult| {
         let outcome = match result.outcome.as_str() {
-            "terminating" => "terminating: it hands out nothing new, and goes when its last block is released",
+            "terminating" => {
+                "terminating: it hands out nothing new, and goes when its last block is released"
+            }
             ABSENT => "not there",
             outcome => outcome,
         };
@@ -107,12 +111,14 @@ fn summarise(mut failures: Vec<Failure>, done: usize, total: usize) -> Option<Fa
     if total == 1 {
         return failures.pop();
     }
-    let exit = if failures.iter().all(|failure| failure.exit == first.exit) { first.exit } else { Exit::Failed };
+    let exit =
+        if failures.iter().all(|failure| failure.exit == first.exit) { first.exit } else { Exit::Failed };
     let left = total - done;
     let details = failures
         .iter()
         .flat_map(|failure| {
-            std::iter::once(failure.message.clone()).chain(failure.details.iter().map(|detail| format!("  {detail}")))
+            std::iter::once(failure.message.clone())
+                .chain(failure.details.iter().map(|detail| format!("  {detail}")))
         })
         .collect();
     let message = format!("delete: {} of {} not deleted", left, count(total, "object", "objects"));
@@ -143,17 +149,25 @@ mod tests {
     fn blocks_and_namespaces_of_what_has_none_are_refused() {
         assert_eq!(named(Kind::IpBlock, "b", None).unwrap_err().exit, Exit::Usage);
         assert_eq!(named(Kind::IpPool, "a", Some("ns")).unwrap_err().exit, Exit::Usage);
-        assert_eq!(named(Kind::Pod, "web", Some("ns")).unwrap(), Target { kind: Kind::Pod, name: "ns/web".into() });
+        assert_eq!(
+            named(Kind::Pod, "web", Some("ns")).unwrap(),
+            Target { kind: Kind::Pod, name: "ns/web".into() }
+        );
     }
 
     #[test]
     fn several_failures_become_one() {
-        let not_found = |name: &str| Failure::new(Exit::NotFound, format!("delete ippool {name}: no such pool"));
-        let conflict = Failure::new(Exit::Failed, "delete ippool c: changed").with_details(vec!["by b".into()]);
+        let not_found =
+            |name: &str| Failure::new(Exit::NotFound, format!("delete ippool {name}: no such pool"));
+        let conflict =
+            Failure::new(Exit::Failed, "delete ippool c: changed").with_details(vec!["by b".into()]);
         assert_eq!(summarise(vec![], 3, 3), None);
         assert_eq!(summarise(vec![not_found("a")], 0, 1), Some(not_found("a")));
         let both = summarise(vec![not_found("a"), not_found("b")], 1, 3).unwrap();
-        assert_eq!((both.exit, both.message.as_str()), (Exit::NotFound, "delete: 2 of 3 objects not deleted"));
+        assert_eq!(
+            (both.exit, both.message.as_str()),
+            (Exit::NotFound, "delete: 2 of 3 objects not deleted")
+        );
         let mixed = summarise(vec![not_found("a"), conflict], 0, 2).unwrap();
         assert_eq!(mixed.exit, Exit::Failed);
         assert_eq!(mixed.details, ["delete ippool a: no such pool", "delete ippool c: changed", "  by b"]);

@@ -35,7 +35,8 @@ pub(crate) fn run(context: &Context, args: &GetArgs) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Usage, format!("get {many}: {many} have no namespace"))
             .with_next("leave --namespace out"));
     }
-    let operation = name.as_ref().map_or_else(|| format!("get {many}"), |name| format!("get {} {name}", args.kind));
+    let operation =
+        name.as_ref().map_or_else(|| format!("get {many}"), |name| format!("get {} {name}", args.kind));
     let request = Request::Get(GetRequest { kind: args.kind.word().to_owned(), name: name.clone() });
     let mut objects = match context.ask(&operation, &request)? {
         Reply::Objects(GetReply { objects }) => objects,
@@ -66,9 +67,9 @@ pub(crate) fn run(context: &Context, args: &GetArgs) -> Result<Exit, Failure> {
 pub(crate) fn object_name(kind: Kind, name: &str, namespace: Option<&str>) -> String {
     match kind {
         Kind::Pod if !name.contains('/') => format!("{}/{name}", namespace.unwrap_or(DEFAULT_NAMESPACE)),
-        Kind::IpBlock => {
-            name.parse::<Cidr>().map_or_else(|_| name.to_owned(), |cidr| Key::of_block(cidr).as_str().to_owned())
-        }
+        Kind::IpBlock => name
+            .parse::<Cidr>()
+            .map_or_else(|_| name.to_owned(), |cidr| Key::of_block(cidr).as_str().to_owned()),
         _ => name.to_owned(),
     }
 }
@@ -76,9 +77,15 @@ pub(crate) fn object_name(kind: Kind, name: &str, namespace: Option<&str>) -> St
 fn nothing_there(kind: Kind) -> String {
     let many = plural(kind);
     let next = match kind {
-        Kind::IpPool => "create one with `poolwardctl apply -f FILE`; `poolwardctl apply --help` shows a manifest",
-        Kind::IpReservation => "none is needed; an IPReservation keeps addresses from being handed out by themselves",
-        Kind::IpBlock => "a node takes its first block when its first pod starts; `poolwardctl status` says whether it is ready",
+        Kind::IpPool => {
+            "create one with `poolwardctl apply -f FILE`; `poolwardctl apply --help` shows a manifest"
+        }
+        Kind::IpReservation => {
+            "none is needed; an IPReservation keeps addresses from being handed out by themselves"
+        }
+        Kind::IpBlock => {
+            "a node takes its first block when its first pod starts; `poolwardctl status` says whether it is ready"
+        }
         Kind::Namespace | Kind::Pod => {
             "Kubernetes brings them; without it, apply a manifest of them: `poolwardctl apply -f FILE`"
         }
@@ -95,7 +102,12 @@ fn render(kind: Kind, objects: &[Value], color: bool) -> String {
             block_row,
         ),
         Kind::Namespace => (
-            &[("NAME", Align::Left), ("IPV4 POOLS", Align::Left), ("IPV6 POOLS", Align::Left), ("LABELS", Align::Left)],
+            &[
+                ("NAME", Align::Left),
+                ("IPV4 POOLS", Align::Left),
+                ("IPV6 POOLS", Align::Left),
+                ("LABELS", Align::Left),
+            ],
             namespace_row,
         ),
         Kind::Pod => (&POD_COLUMNS, pod_row),
@@ -170,7 +182,9 @@ fn reservation_row(reservation: &Value) -> Vec<Cell> {
 }
 
 fn block_row(block: &Value) -> Vec<Cell> {
-    ["/metadata/name", "/spec/cidr", "/spec/pool", "/spec/node"].map(|path| field(block, path).into()).to_vec()
+    ["/metadata/name", "/spec/cidr", "/spec/pool", "/spec/node"]
+        .map(|path| field(block, path).into())
+        .to_vec()
 }
 
 /// Annotations that choose pools: ours first, then Calico's.
@@ -257,9 +271,17 @@ mod tests {
         let objects = [
             pool("external-pool", json!({"dscp": 46}), json!({"tag": 1})),
             pool("internal-pool", json!({"natOutgoing": true, "disabled": true}), json!({"tag": 12})),
-            pool("manual", json!({"assignmentMode": "Manual", "nodeSelector": "zone == 'a'", "namespaceSelector": "has(x)"}), json!({})),
+            pool(
+                "manual",
+                json!({"assignmentMode": "Manual", "nodeSelector": "zone == 'a'", "namespaceSelector": "has(x)"}),
+                json!({}),
+            ),
             pool("old", json!({}), json!({"terminating": true})),
-            pool("over", json!({}), json!({"conditions": [{"type": "Allocatable", "status": "False", "reason": "CIDROverlap"}]})),
+            pool(
+                "over",
+                json!({}),
+                json!({"conditions": [{"type": "Allocatable", "status": "False", "reason": "CIDROverlap"}]}),
+            ),
         ];
         assert_eq!(
             render(Kind::IpPool, &objects, false),
@@ -276,7 +298,8 @@ over            192.0.2.0/26     /29   Always   no       -     -   all()        
 
     #[test]
     fn the_other_kinds_show_what_chooses_addresses() {
-        let check = |kind, object: Value, expected: &str| assert_eq!(render(kind, &[object], false), expected);
+        let check =
+            |kind, object: Value, expected: &str| assert_eq!(render(kind, &[object], false), expected);
         check(
             Kind::IpReservation,
             json!({"metadata": {"name": "gateways"}, "spec": {"reservedCIDRs": ["192.0.2.0/32", "192.0.2.8/29"]}}),
@@ -317,7 +340,9 @@ over            192.0.2.0/26     /29   Always   no       -     -   all()        
     #[test]
     fn an_object_without_the_fields_expected_is_still_a_row() {
         for kind in [Kind::IpPool, Kind::IpReservation, Kind::IpBlock, Kind::Namespace, Kind::Pod] {
-            for object in [json!({}), json!(null), json!([1]), json!({"metadata": 3, "spec": {"cidr": {"a": 1}}})] {
+            for object in
+                [json!({}), json!(null), json!([1]), json!({"metadata": 3, "spec": {"cidr": {"a": 1}}})]
+            {
                 assert_eq!(render(kind, &[object], false).lines().count(), 2);
             }
         }

@@ -43,7 +43,9 @@ fn show(context: &Context, args: &IpamShowArgs) -> Result<Exit, Failure> {
         context.output.note("no pools\nnext: create one with `poolwardctl apply -f FILE`; `poolwardctl apply --help` shows a manifest");
         return Ok(Exit::Ok);
     }
-    context.output.show(&reply, |color| render_usage(&reply, args.show_blocks, args.show_addresses, color))?;
+    context
+        .output
+        .show(&reply, |color| render_usage(&reply, args.show_blocks, args.show_addresses, color))?;
     Ok(Exit::Ok)
 }
 
@@ -103,7 +105,11 @@ fn render_pools(reply: &IpamReply, color: bool) -> String {
         let mut row: Vec<Cell> = vec![pool.name.as_str().into(), pool.cidr.as_str().into()];
         row.extend(usage_cells(&pool.usage));
         row.push(pool.blocks.to_string().into());
-        row.push(if pool.disabled { Cell::toned("disabled", Tone::Warn) } else { Cell::toned("active", Tone::Good) });
+        row.push(if pool.disabled {
+            Cell::toned("disabled", Tone::Warn)
+        } else {
+            Cell::toned("active", Tone::Good)
+        });
         table.row(row);
     }
     table.render(color)
@@ -173,7 +179,9 @@ fn render_address(usage: &AddressUsage, color: bool) -> String {
         ("Node", &usage.node),
         ("Note", &usage.note),
     ];
-    lines.extend(parts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key, text.as_str().into())));
+    lines.extend(
+        parts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key, text.as_str().into())),
+    );
     facts(&lines, color)
 }
 
@@ -196,18 +204,21 @@ enum Decision {
 fn decide_by_address(reply: &IpamReply, address: IpAddr, force: bool) -> Result<Decision, Failure> {
     let usage = state_of(reply, address)?;
     match usage.state.as_str() {
-        "used" if usage.handle.is_empty() => {
-            Err(Failure::new(Exit::Failed, format!("release {address}: it is in use, but this agent does not know by whom"))
-                .with_details(vec![format!("node: {}", usage.node)])
-                .with_next("ask the agent of that node"))
-        }
+        "used" if usage.handle.is_empty() => Err(Failure::new(
+            Exit::Failed,
+            format!("release {address}: it is in use, but this agent does not know by whom"),
+        )
+        .with_details(vec![format!("node: {}", usage.node)])
+        .with_next("ask the agent of that node")),
         "used" => Ok(Decision::Release(Release {
             request: IpamReleaseRequest { handle: usage.handle.clone(), address: Some(address), force },
             held: vec![usage.clone()],
         })),
         "outside" => Err(Failure::new(Exit::NotFound, format!("release {address}: it is in no pool"))
             .with_next("`poolwardctl get pools` lists the pools")),
-        state => Ok(Decision::Nothing(format!("{address} is {state} ({}): nothing to release", explain(state)))),
+        state => {
+            Ok(Decision::Nothing(format!("{address} is {state} ({}): nothing to release", explain(state))))
+        }
     }
 }
 
@@ -238,7 +249,8 @@ fn release(context: &Context, args: &IpamReleaseArgs) -> Result<Exit, Failure> {
         }
     };
     confirm(context, args, &held)?;
-    let operation = format!("release {}", request.address.map_or_else(|| request.handle.clone(), |ip| ip.to_string()));
+    let operation =
+        format!("release {}", request.address.map_or_else(|| request.handle.clone(), |ip| ip.to_string()));
     let reply = match context.ask(&operation, &Request::IpamRelease(request))? {
         Reply::Released(reply) => reply,
         reply => return Err(unexpected(&operation, &reply)),
@@ -252,8 +264,9 @@ fn check_handle(handle: &str) -> Result<(), Failure> {
         Failure::new(Exit::Usage, format!("release {handle}: {reason}"))
             .with_next("`poolwardctl ipam show --show-addresses` lists handles")
     };
-    let (container_id, ifname) =
-        handle.split_once('/').ok_or_else(|| fail("not a handle: expected CONTAINER/INTERFACE".to_owned()))?;
+    let (container_id, ifname) = handle
+        .split_once('/')
+        .ok_or_else(|| fail("not a handle: expected CONTAINER/INTERFACE".to_owned()))?;
     model::Handle::new(container_id, ifname).map(|_| ()).map_err(|error| fail(error.to_string()))
 }
 
@@ -262,14 +275,19 @@ fn confirm(context: &Context, args: &IpamReleaseArgs, held: &[AddressUsage]) -> 
     let color = context.output.colors.stderr;
     context.output.note(render_holders(held, color).trim_end());
     if args.force {
-        context.output.warn("--force frees it even if a pod still uses it; another pod may then get the same address");
+        context
+            .output
+            .warn("--force frees it even if a pod still uses it; another pod may then get the same address");
     }
     if args.yes {
         return Ok(());
     }
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(Failure::new(Exit::Usage, "release: there is no terminal to ask on; nothing was released")
-            .with_next("add --yes if the holder shown above is gone"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "release: there is no terminal to ask on; nothing was released",
+        )
+        .with_next("add --yes if the holder shown above is gone"));
     }
     let question = format!("Release {}? [y/N] ", count(held.len(), "address", "addresses"));
     let mut stderr = io::stderr().lock();
@@ -322,11 +340,32 @@ mod tests {
         let full = Usage { size: 8, used: 8, ..Usage::default() };
         IpamReply {
             pools: vec![
-                PoolUsage { name: "external-pool".into(), cidr: "192.0.2.0/26".into(), usage, blocks: 1, disabled: false },
-                PoolUsage { name: "b".into(), cidr: "10.0.0.0/29".into(), usage: full, blocks: 1, disabled: true },
+                PoolUsage {
+                    name: "external-pool".into(),
+                    cidr: "192.0.2.0/26".into(),
+                    usage,
+                    blocks: 1,
+                    disabled: false,
+                },
+                PoolUsage {
+                    name: "b".into(),
+                    cidr: "10.0.0.0/29".into(),
+                    usage: full,
+                    blocks: 1,
+                    disabled: true,
+                },
             ],
-            blocks: vec![BlockUsage { cidr: "10.0.0.0/29".into(), pool: "b".into(), node: "n1".into(), usage: full }],
-            addresses: vec![used("192.0.2.0", "c0/eth0"), used("192.0.2.1", "c1/eth0"), used("fd00::1", "c1/eth0")],
+            blocks: vec![BlockUsage {
+                cidr: "10.0.0.0/29".into(),
+                pool: "b".into(),
+                node: "n1".into(),
+                usage: full,
+            }],
+            addresses: vec![
+                used("192.0.2.0", "c0/eth0"),
+                used("192.0.2.1", "c1/eth0"),
+                used("fd00::1", "c1/eth0"),
+            ],
         }
     }
 
@@ -392,7 +431,11 @@ Node:     n1
             assert!(matches!(decision, Ok(Decision::Nothing(_))), "{state}: {decision:?}");
         }
         for (state, exit) in [("outside", Exit::NotFound), ("used", Exit::Failed)] {
-            assert_eq!(decide_by_address(&in_state(state), address, false).unwrap_err().exit, exit, "{state}");
+            assert_eq!(
+                decide_by_address(&in_state(state), address, false).unwrap_err().exit,
+                exit,
+                "{state}"
+            );
         }
         assert_eq!(decide_by_address(&IpamReply::default(), address, false).unwrap_err().exit, Exit::Failed);
     }
@@ -400,14 +443,19 @@ Node:     n1
     #[test]
     fn a_release_by_handle_speaks_of_all_its_addresses() {
         let Decision::Release(release) = decide_by_handle(&reply(), "c1/eth0", false) else { panic!() };
-        assert_eq!(release.request, IpamReleaseRequest { handle: "c1/eth0".into(), address: None, force: false });
+        assert_eq!(
+            release.request,
+            IpamReleaseRequest { handle: "c1/eth0".into(), address: None, force: false }
+        );
         assert_eq!(release.held.len(), 2);
         assert!(matches!(decide_by_handle(&reply(), "c9/eth0", false), Decision::Nothing(_)));
     }
 
     #[test]
     fn only_a_plain_yes_is_a_yes() {
-        for (answer, expected) in [("y\n", true), ("YES\n", true), ("", false), ("\n", false), ("no\n", false), ("yep\n", false)] {
+        for (answer, expected) in
+            [("y\n", true), ("YES\n", true), ("", false), ("\n", false), ("no\n", false), ("yep\n", false)]
+        {
             assert_eq!(is_yes(answer), expected, "{answer:?}");
         }
     }

@@ -108,7 +108,10 @@ fn decide_export(pools: Vec<PoolRange>, args: &PoolsExportArgs) -> Result<Export
             continue;
         }
         let cidr: Cidr = pool.cidr.parse().map_err(|error| {
-            Failure::new(Exit::Failed, format!("export pools: pool {} as the agent gives it: {error}", pool.name))
+            Failure::new(
+                Exit::Failed,
+                format!("export pools: pool {} as the agent gives it: {error}", pool.name),
+            )
         })?;
         if pool.nat_outgoing && !args.include_nat {
             export.left_out.push(LeftOut { name: pool.name, cidr: pool.cidr, reason: NAT_REASON.to_owned() });
@@ -125,7 +128,9 @@ fn decide_export(pools: Vec<PoolRange>, args: &PoolsExportArgs) -> Result<Export
 
 /// What stands above the ranges. No time in it: the same pools give the same file.
 fn render_comments(export: &Export) -> String {
-    let mut text = String::from("# Ranges of Poolward's pools as they show outside the cluster (poolwardctl pools export).\n");
+    let mut text = String::from(
+        "# Ranges of Poolward's pools as they show outside the cluster (poolwardctl pools export).\n",
+    );
     for pool in &export.pools {
         let nat = if pool.nat_outgoing { "; included although natOutgoing hides it outside" } else { "" };
         let disabled = if pool.disabled { "; disabled, pods may still hold addresses" } else { "" };

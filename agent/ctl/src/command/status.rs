@@ -165,7 +165,11 @@ external-pool         120   9.8 KiB         9   756 B
             node: "node-1".into(),
             not_ready_reasons: vec!["no pool".into(), "uplink not found".into()],
             version: "0.1.0".into(),
-            reconcile: ReconcileStatus { runs: 1, last_errors: vec!["route 10.0.0.1/32: EPERM".into()], ..ReconcileStatus::default() },
+            reconcile: ReconcileStatus {
+                runs: 1,
+                last_errors: vec!["route 10.0.0.1/32: EPERM".into()],
+                ..ReconcileStatus::default()
+            },
             ..NodeStatusReply::default()
         };
         assert_eq!(

@@ -48,7 +48,8 @@ fn ask(context: &Context) -> Result<VersionReply, Failure> {
 
 fn render(versions: &Versions, color: bool) -> String {
     let Versions { client, agent } = versions;
-    let mut lines = vec![("poolwardctl", Cell::from(format!("{} (protocol {})", client.version, client.protocol)))];
+    let mut lines =
+        vec![("poolwardctl", Cell::from(format!("{} (protocol {})", client.version, client.protocol)))];
     if let Some(VersionReply { version, protocol, schema }) = agent {
         lines.push(("agent", Cell::from(format!("{version} (protocol {protocol}, map schema {schema})"))));
     }

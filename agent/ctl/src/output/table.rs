@@ -60,12 +60,16 @@ impl Table {
     /// The text, each line ended. Cells that are empty show [`NOTHING`].
     pub(crate) fn render(&self, color: bool) -> String {
         let mut grid = Grid::new();
-        grid.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+        grid.load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .force_no_tty();
         if color {
             grid.enforce_styling();
         }
         grid.set_header(
-            self.columns.iter().map(|(title, _)| comfy_table::Cell::new(*title).add_attribute(Attribute::Bold)),
+            self.columns
+                .iter()
+                .map(|(title, _)| comfy_table::Cell::new(*title).add_attribute(Attribute::Bold)),
         );
         for row in &self.rows {
             grid.add_row(row.iter().map(to_grid_cell));
@@ -145,7 +149,11 @@ pub(crate) fn bytes(count: u64) -> String {
     }
     let name = UNITS.get(unit).copied().unwrap_or_default();
     let tenths = u128::from(count) * 10 / divisor;
-    if unit > 0 && tenths < 100 { format!("{}.{} {name}", tenths / 10, tenths % 10) } else { format!("{} {name}", tenths / 10) }
+    if unit > 0 && tenths < 100 {
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {name}", tenths / 10)
+    }
 }
 
 /// Seconds for people: the two greatest units.
@@ -209,7 +217,11 @@ mod tests {
 
     #[test]
     fn facts_keep_their_values_in_one_column() {
-        let lines = [("Node", Cell::from("n1")), ("Ready", "no\nthe pool map is missing".into()), ("Uplink", "".into())];
+        let lines = [
+            ("Node", Cell::from("n1")),
+            ("Ready", "no\nthe pool map is missing".into()),
+            ("Uplink", "".into()),
+        ];
         assert_eq!(
             facts(&lines, false),
             "Node:    n1\nReady:   no\n         the pool map is missing\nUplink:  -\n"
@@ -241,7 +253,9 @@ mod tests {
 
     #[test]
     fn fullness_warns_before_it_is_too_late() {
-        for (used, tone) in [(0, Tone::Plain), (79, Tone::Plain), (80, Tone::Warn), (95, Tone::Bad), (100, Tone::Bad)] {
+        for (used, tone) in
+            [(0, Tone::Plain), (79, Tone::Plain), (80, Tone::Warn), (95, Tone::Bad), (100, Tone::Bad)]
+        {
             assert_eq!(fullness(used, 100).tone, tone, "{used}%");
         }
         assert_eq!(fullness(0, 0), Cell::from("-"));

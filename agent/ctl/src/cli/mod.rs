@@ -2,17 +2,17 @@
 //!
 //! Nothing is done here. What crosses an argument (files, sockets) is checked by the commands.
 
-use std::ffi::OsStr;
+mod values;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, TypedValueParser};
-use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use store::manifest::Kind;
 
 use crate::exit::EXIT_CODES_HELP;
+use values::{KindParser, parse_set_name, parse_timeout};
 
 /// The examples of a command, then the exit codes.
 macro_rules! concat_help {
@@ -64,7 +64,7 @@ pub(crate) struct Global {
     )]
     pub(crate) socket: PathBuf,
 
-    /// How to print the answer: table for people, json or yaml for programs (same fields, kept stable)
+    /// How to print the answer: for people, or for programs (the same fields in both)
     #[arg(
         short,
         long,
@@ -72,7 +72,6 @@ pub(crate) struct Global {
         value_enum,
         value_name = "FORMAT",
         default_value_t,
-        hide_possible_values = true,
         help_heading = "Global options"
     )]
     pub(crate) output: Format,
@@ -93,15 +92,12 @@ pub(crate) struct Global {
     pub(crate) no_color: bool,
 }
 
-/// How an answer is printed.
+/// How an answer is printed. (Words on the variants would make every page of help four lines longer.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Aligned columns.
     #[default]
     Table,
-    /// JSON.
     Json,
-    /// YAML.
     Yaml,
 }
 
@@ -118,8 +114,8 @@ pub(crate) enum Command {
             "Examples:\n  \
               poolwardctl apply -f pools.yaml\n  \
               poolwardctl apply -f pools/ -f namespaces.yaml   # every .yaml, .yml and .json of a directory\n  \
-              poolwardctl apply -f pools.yaml --dry-run        # check only, against what the agent has\n  \
-              poolwardctl get pools -o yaml | sed s/26/27/ | poolwardctl apply -f -\n\n\
+              poolwardctl apply -f pools.yaml --dry-run        # check only, also against what exists\n  \
+              poolwardctl get pools -o yaml | sed 's/disabled: false/disabled: true/' | poolwardctl apply -f -\n\n\
             A pool:\n  \
               apiVersion: poolward.io/v1\n  \
               kind: IPPool\n  \
@@ -249,8 +245,8 @@ pub(crate) struct ApplyArgs {
 /// Arguments of `get`.
 #[derive(Args, Debug)]
 pub(crate) struct GetArgs {
-    /// What to list: ippool, ipreservation, ipblock, namespace or pod
-    #[arg(value_parser = KindParser, hide_possible_values = true)]
+    /// What to list; short names and plurals are understood too
+    #[arg(value_parser = KindParser)]
     pub(crate) kind: Kind,
 
     /// One object by name; NAMESPACE/NAME for pods, also the range for blocks
@@ -265,8 +261,8 @@ pub(crate) struct GetArgs {
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true).args(["kind", "files"]).multiple(false))]
 pub(crate) struct DeleteArgs {
-    /// What to delete: ippool, ipreservation, namespace or pod
-    #[arg(value_parser = KindParser, hide_possible_values = true, requires = "names")]
+    /// What to delete; short names and plurals are understood too
+    #[arg(value_parser = KindParser, requires = "names")]
     pub(crate) kind: Option<Kind>,
 
     /// Names; NAMESPACE/NAME for pods
@@ -315,7 +311,7 @@ pub(crate) enum IpamCommand {
             "Examples:\n  \
               poolwardctl ipam release --ip 192.0.2.9\n  \
               poolwardctl ipam release --ip 192.0.2.9 --yes\n  \
-              poolwardctl ipam release --handle 0f3c…e1/eth0   # all addresses of that interface",
+              poolwardctl ipam release --handle 3f9a5e/eth0   # all addresses of that interface",
         )
     )]
     Release(IpamReleaseArgs),
@@ -381,6 +377,7 @@ pub(crate) enum PoolsCommand {
                 include \"/etc/nftables.d/poolward.nft\"\n    \
                 chain forward {\n      \
                   type filter hook forward priority filter; policy drop;\n      \
+                  ct state established,related accept\n      \
                   ip saddr @poolward_ipv4 accept\n      \
                   ip6 saddr @poolward_ipv6 accept\n    \
                 }\n  \
@@ -393,8 +390,8 @@ pub(crate) enum PoolsCommand {
 /// Arguments of `pools export`.
 #[derive(Args, Debug)]
 pub(crate) struct PoolsExportArgs {
-    /// How to print the ranges: cidr, nft or json [default: cidr, or what -o says]
-    #[arg(long, value_enum, hide_possible_values = true)]
+    /// How to print the ranges [default: cidr, or what -o says]
+    #[arg(long, value_enum)]
     pub(crate) format: Option<ExportFormat>,
 
     /// Only this pool; may be repeated
@@ -413,11 +410,8 @@ pub(crate) struct PoolsExportArgs {
 /// How ranges are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
-    /// One CIDR per line.
     Cidr,
-    /// Named sets of nftables.
     Nft,
-    /// JSON.
     Json,
 }
 
@@ -440,35 +434,9 @@ pub(crate) struct CompletionsArgs {
 /// Shells we write completions for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shell {
-    /// bash.
     Bash,
-    /// zsh.
     Zsh,
-    /// fish.
     Fish,
-}
-
-/// Reads kinds as `store` knows them, short names and plurals included, and offers shells the full names.
-#[derive(Clone, Copy, Debug)]
-struct KindParser;
-
-impl TypedValueParser for KindParser {
-    type Value = Kind;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        _arg: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<Kind, clap::Error> {
-        value.to_string_lossy().parse().map_err(|reason: String| {
-            clap::Error::raw(ErrorKind::InvalidValue, format!("{reason}\n")).with_cmd(command)
-        })
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(Kind::ALL.into_iter().map(|kind| PossibleValue::new(kind.word()))))
-    }
 }
 
 /// What many of a kind are called.
@@ -480,34 +448,6 @@ pub(crate) fn plural(kind: Kind) -> &'static str {
         Kind::Namespace => "namespaces",
         Kind::Pod => "pods",
     }
-}
-
-/// The longest wait that can be asked for.
-const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
-
-/// `30`, `30s`, `500ms`, `2m`: 1 ms to an hour.
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let expected = || format!("expected a number of seconds, or 500ms, 30s, 2m; at most {}s", MAX_TIMEOUT.as_secs());
-    let (digits, unit_ms) = if let Some(digits) = text.strip_suffix("ms") {
-        (digits, 1)
-    } else if let Some(digits) = text.strip_suffix('s') {
-        (digits, 1_000)
-    } else if let Some(digits) = text.strip_suffix('m') {
-        (digits, 60_000)
-    } else {
-        (text, 1_000)
-    };
-    let number: u64 = digits.parse().map_err(|_| expected())?;
-    let timeout = Duration::from_millis(number.saturating_mul(unit_ms));
-    if timeout.is_zero() || timeout > MAX_TIMEOUT { Err(expected()) } else { Ok(timeout) }
-}
-
-/// What nft takes for the name of a set, with room for `_ipv4` in the kernel's 255 bytes; shorter for people.
-fn parse_set_name(text: &str) -> Result<String, String> {
-    let ok = (1..=64).contains(&text.len())
-        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if ok { Ok(text.to_owned()) } else { Err("expected 1 to 64 letters, digits or '_', not beginning with a digit".into()) }
 }
 
 #[cfg(test)]
@@ -572,17 +512,10 @@ mod tests {
             "status --timeout 2h",
             "completions tcsh",
         ] {
-            assert!(Cli::try_parse_from(["poolwardctl"].into_iter().chain(line.split(' '))).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn times_are_read_with_and_without_a_unit() {
-        for (text, ms) in [("30", 30_000), ("30s", 30_000), ("500ms", 500), ("2m", 120_000)] {
-            assert_eq!(parse_timeout(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "s", "-1", "0", "0ms", "61m", "1.5s", "18446744073709551615m"] {
-            assert!(parse_timeout(text).is_err(), "{text}");
+            assert!(
+                Cli::try_parse_from(["poolwardctl"].into_iter().chain(line.split(' '))).is_err(),
+                "{line}"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rpc::client::{CONNECT_TIMEOUT, Client};
-use rpc::{Reply, Request};
+use rpc::{ErrorCode, Reply, Request};
 
 use crate::config::Config;
 use crate::env::Verb;
@@ -13,7 +13,7 @@ use crate::error::{CniError, Code, from_agent, from_client};
 /// STATUS is asked every few seconds, and an agent that takes longer than this is not available.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The agent's answer; its refusals are errors.
+/// The agent's answer; its refusals are errors, save that what a DEL does not find is what it wants.
 pub(crate) fn ask(
     verb: Verb,
     config: &Config,
@@ -25,6 +25,7 @@ pub(crate) fn ask(
         .and_then(|client| client.call(request, fd, timeout))
         .map_err(|error| from_client(verb, &error))?;
     match reply {
+        Reply::Error(error) if verb == Verb::Del && error.code == ErrorCode::NotFound => Ok(Reply::Done),
         Reply::Error(error) => Err(from_agent(verb, error)),
         reply => Ok(reply),
     }

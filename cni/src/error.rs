@@ -189,7 +189,6 @@ mod tests {
         };
         for verb in [Verb::Add, Verb::Del, Verb::Gc] {
             check(verb, ErrorCode::Invalid, 7);
-            check(verb, ErrorCode::NotFound, 7);
             check(verb, ErrorCode::Conflict, 101);
             check(verb, ErrorCode::Exhausted, 11);
             check(verb, ErrorCode::TryAgain, 11);
@@ -200,6 +199,7 @@ mod tests {
             check(verb, ErrorCode::Internal, 100);
             check(verb, ErrorCode::Version, 11);
         }
+        check(Verb::Add, ErrorCode::NotFound, 7);
         check(Verb::Check, ErrorCode::NotFound, 3);
         check(Verb::Check, ErrorCode::CheckFailed, 102);
         check(Verb::Status, ErrorCode::NotReady, 50);

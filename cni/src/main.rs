@@ -2,8 +2,8 @@
 //! prints what the specification (1.1.0) wants printed.
 //!
 //! It keeps no state, changes nothing on the node itself, and runs no other plugin. It is started at least twice
-//! for every pod, so it is small, has no threads and no asynchronous code, and ends within the configuration's
-//! `timeoutMs`.
+//! for every pod, so it is small and has neither threads nor asynchronous code. It waits for the agent no longer
+//! than two seconds to connect and the configuration's `timeoutMs` for the answer.
 #![forbid(unsafe_code)]
 
 mod agent;

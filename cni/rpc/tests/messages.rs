@@ -1,4 +1,5 @@
 //! Every message crosses the wire unchanged, and the names on the wire are the ones that peers rely on.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use poolward_rpc::frame::{HEADER_SIZE_BYTES, Header, Kind, decode_body, encode};
 use poolward_rpc::{

@@ -1,4 +1,5 @@
 //! The client and the descriptor over real sockets, with peers that behave in every bad way.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Seek, Write};

@@ -3,7 +3,9 @@
 //! Starts on a bare machine with nothing but rustup and a C compiler, so it depends on little and on nothing that
 //! needs the BPF linker.
 
+mod bench;
 mod build;
+mod demo;
 mod interrupt;
 mod logged;
 mod report;
@@ -11,10 +13,12 @@ mod setup;
 mod tiers;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::Bench;
 use crate::tiers::Tier;
 use crate::workspace::Workspace;
 
@@ -36,6 +40,27 @@ enum Task {
     },
     /// Build the agent, poolwardctl and the plugin, as released
     Build,
+    /// One node, six pods and a firewall, for real: what Poolward promises, seen from outside
+    Demo {
+        /// Leave everything standing, and say how to look around
+        #[arg(long)]
+        keep: bool,
+        /// Write what was seen to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Take down a demo that was left standing or cut short, and do nothing else
+        #[arg(long, conflicts_with_all = ["keep", "json"])]
+        clean: bool,
+    },
+    /// Measure, beside what else does the same, and write the numbers down
+    Bench {
+        /// What
+        #[arg(value_enum)]
+        which: Bench,
+        /// Write the numbers to this file, flat
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Run test tiers: all of them, or those named
     Test {
         /// Which tiers
@@ -72,6 +97,17 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build => {
             let toolbox = setup::run(&workspace, setup::Show::Changes)?;
             build::release(&workspace, &toolbox)?;
+        }
+        Task::Demo { clean: true, .. } => demo::clean()?,
+        Task::Demo { keep, json, clean: false } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            build::release(&workspace, &toolbox)?;
+            demo::run(&workspace, demo::Options { keep, json: json.as_deref() })?;
+        }
+        Task::Bench { which, json } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            build::release(&workspace, &toolbox)?;
+            bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
         Task::Test { tiers, filter } => {
             let toolbox = setup::run(&workspace, setup::Show::Changes)?;

@@ -32,6 +32,10 @@ impl Toolbox {
     /// A directory on `PATH` contains a colon.
     pub(crate) fn path(&self) -> Result<std::ffi::OsString> {
         let old = std::env::var_os("PATH").unwrap_or_default();
+        if std::env::split_paths(&old).any(|dir| dir == self.linker_dir) {
+            // As it is: the programs are built again whenever PATH changes.
+            return Ok(old);
+        }
         let dirs = std::iter::once(self.linker_dir.clone()).chain(std::env::split_paths(&old));
         std::env::join_paths(dirs).context("compose PATH")
     }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,7 +26,7 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 pub struct NodeFiles {
     dir: PathBuf,
     pin_dir: PathBuf,
-    delete_on_drop: bool,
+    delete_on_drop: AtomicBool,
 }
 
 impl NodeFiles {
@@ -35,10 +35,10 @@ impl NodeFiles {
     /// # Errors
     /// The directory is there already.
     pub fn create(name: &str) -> Result<Self> {
-        let mut files = Self::named(name);
+        let files = Self::named(name);
         std::fs::create_dir(&files.dir).with_context(|| format!("create {}", files.dir.display()))?;
         // Only from here on are they ours to delete.
-        files.delete_on_drop = true;
+        files.delete_on_drop.store(true, Ordering::Relaxed);
         Ok(files)
     }
 
@@ -65,17 +65,17 @@ impl NodeFiles {
         Self::named(name).dir.exists()
     }
 
-    /// The file that [`Agent`] of this name leaves its process id in.
+    /// Opens files that somebody else created and will remove.
     #[must_use]
-    pub fn pid_file_of(name: &str) -> PathBuf {
-        Self::named(name).pid_file()
+    pub fn open(name: &str) -> Self {
+        Self::named(name)
     }
 
     fn named(name: &str) -> Self {
         let on_tmpfs = |dir: &&str| rustix::fs::statfs(*dir).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
         let base = ["/run", "/dev/shm"].into_iter().find(on_tmpfs).unwrap_or("/run");
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
-        Self { dir: Path::new(base).join(name), pin_dir, delete_on_drop: false }
+        Self { dir: Path::new(base).join(name), pin_dir, delete_on_drop: AtomicBool::new(false) }
     }
 
     /// The directory of everything but pins.
@@ -115,8 +115,8 @@ impl NodeFiles {
     }
 
     /// Leaves the files when this value goes.
-    pub fn keep(&mut self) {
-        self.delete_on_drop = false;
+    pub fn keep(&self) {
+        self.delete_on_drop.store(false, Ordering::Relaxed);
     }
 
     fn delete(&self) -> Result<()> {
@@ -134,11 +134,40 @@ impl NodeFiles {
 
 impl Drop for NodeFiles {
     fn drop(&mut self) {
-        if self.delete_on_drop {
+        if self.delete_on_drop.load(Ordering::Relaxed) {
             // Nothing can be done about a failure here.
             let _ = self.delete();
         }
     }
+}
+
+/// Stops the agent that was left running with these files: SIGTERM, then SIGKILL. `false` when there is none.
+///
+/// # Errors
+/// It does not go, or the kernel refuses.
+pub fn stop_left_running(files: &NodeFiles) -> Result<bool> {
+    let Ok(text) = std::fs::read_to_string(files.pid_file()) else { return Ok(false) };
+    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(false) };
+    let config = files.config();
+    // The number may have been given to another process since: only the one with our configuration is meant.
+    let is_ours = || {
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == config.as_os_str().as_encoded_bytes())
+    };
+    if !is_ours() {
+        return Ok(false);
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        kill_process(pid, signal).context("stop the agent")?;
+        let deadline = Instant::now() + STOP_LIMIT;
+        while Instant::now() < deadline {
+            if !is_ours() {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    bail!("the agent, process {}, does not go", pid.as_raw_nonzero())
 }
 
 /// How an agent is configured beyond its files.

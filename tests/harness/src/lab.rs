@@ -120,8 +120,8 @@ impl Lab {
     }
 
     /// Leaves everything standing when this value goes.
-    pub fn keep(&mut self) {
-        for netns in [&mut self.node, &mut self.firewall, &mut self.outside] {
+    pub fn keep(&self) {
+        for netns in [&self.node, &self.firewall, &self.outside] {
             netns.keep();
         }
     }

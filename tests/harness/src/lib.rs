@@ -14,7 +14,7 @@ pub mod packet;
 mod run;
 mod wire;
 
-pub use agent::{Agent, AgentOptions, NodeFiles, START_LIMIT, STOP_LIMIT};
+pub use agent::{Agent, AgentOptions, NodeFiles, START_LIMIT, STOP_LIMIT, stop_left_running};
 pub use binaries::Binaries;
 pub use cni::{Attachment, Cni};
 pub use counters::{CountedElement, counted_elements};

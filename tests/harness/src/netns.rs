@@ -4,7 +4,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{Mode, OFlags, open};
@@ -20,7 +20,7 @@ const NETNS_DIR: &str = "/run/netns";
 pub struct NetNs {
     name: String,
     handle: OwnedFd,
-    delete_on_drop: bool,
+    delete_on_drop: AtomicBool,
 }
 
 impl NetNs {
@@ -40,8 +40,8 @@ impl NetNs {
     /// It exists already, no permission, or no iproute2.
     pub fn create(name: &str) -> Result<Self> {
         Run::new("ip").args(["netns", "add", name]).ok()?;
-        let mut netns = Self::open(name)?;
-        netns.delete_on_drop = true;
+        let netns = Self::open(name)?;
+        netns.delete_on_drop.store(true, Ordering::Relaxed);
         netns.ip("link set lo up")?;
         Ok(netns)
     }
@@ -54,7 +54,7 @@ impl NetNs {
         let path = format!("{NETNS_DIR}/{name}");
         let handle = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("network namespace {path}"))?;
-        Ok(Self { name: name.to_owned(), handle, delete_on_drop: false })
+        Ok(Self { name: name.to_owned(), handle, delete_on_drop: AtomicBool::new(false) })
     }
 
     /// Names of all namespaces that begin so.
@@ -99,8 +99,8 @@ impl NetNs {
     }
 
     /// Leaves the namespace standing when this value goes.
-    pub fn keep(&mut self) {
-        self.delete_on_drop = false;
+    pub fn keep(&self) {
+        self.delete_on_drop.store(false, Ordering::Relaxed);
     }
 
     /// Runs a closure on a thread inside. Sockets and children it makes belong to this namespace for good.
@@ -217,7 +217,7 @@ pub struct Link {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
-        if self.delete_on_drop {
+        if self.delete_on_drop.load(Ordering::Relaxed) {
             // Nothing can be done about a failure here; the name says whose it was.
             let _ = Self::delete(&self.name);
         }

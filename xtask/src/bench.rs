@@ -1,0 +1,57 @@
+//! Benchmarks: what is measured, beside what else is measured in the same run, and how it is written down.
+//!
+//! Peers run interleaved with ours, on the same machine at the same time: only ratios mean anything elsewhere.
+
+mod cni;
+mod program;
+mod samples;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+
+use crate::setup::Toolbox;
+use crate::workspace::Workspace;
+
+/// Which benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Bench {
+    /// ADD and DEL beside Debian's ptp and host-local, start time and size of the plugin, memory of the agent
+    Cni,
+    /// Cost of `from_pod` per packet
+    Bpf,
+    /// All of them
+    All,
+}
+
+/// Numbers by name, as they go to `--json`: `cni.add.poolward.p50_ms`.
+#[derive(Debug, Default)]
+struct Numbers(Map<String, Value>);
+
+impl Numbers {
+    fn set(&mut self, name: &str, value: f64) {
+        // Three digits behind the point: microseconds of milliseconds.
+        self.0.insert(name.to_owned(), Value::from((value * 1000.0).round() / 1000.0));
+    }
+}
+
+/// Runs benchmarks; everything must be built.
+///
+/// # Errors
+/// Something could not be measured.
+pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: Option<&Path>) -> Result<()> {
+    let mut numbers = Numbers::default();
+    if matches!(which, Bench::Cni | Bench::All) {
+        cni::run(&mut numbers)?;
+    }
+    if matches!(which, Bench::Bpf | Bench::All) {
+        program::run(workspace, toolbox, &mut numbers)?;
+    }
+    if let Some(path) = json {
+        let mut text = serde_json::to_string_pretty(&numbers.0).context("numbers as JSON")?;
+        text.push('\n');
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -103,8 +103,8 @@ impl Failure {
             ClientError::Absent { .. } => {
                 let message = message.strip_suffix(": is the agent running?").unwrap_or(&message);
                 Self::new(Exit::Unreachable, message).with_next(
-                    "is the agent running on this node? try `systemctl status poolward-agent` or \
-                     `kubectl -n kube-system get pods -o wide`; another socket is chosen with --socket or POOLWARD_SOCKET",
+                    "is the agent running on this node? try `pgrep -a poolward-agent`; if it listens elsewhere, say \
+                     where with --socket or POOLWARD_SOCKET",
                 )
             }
             ClientError::Timeout { .. } => Self::new(Exit::TryAgain, message).with_next(

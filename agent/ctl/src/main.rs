@@ -24,7 +24,7 @@ use output::color::Colors;
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let output = Output { format: global.output, colors: Colors::detect(global.no_color) };
-    let context = Context { socket: global.socket, timeout: global.timeout, output };
+    let context = Context { socket: global.socket(), timeout: global.timeout, output };
     let exit = run(&context, &command).unwrap_or_else(|failure| {
         output.failure(&failure);
         failure.exit

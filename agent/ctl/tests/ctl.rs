@@ -418,7 +418,7 @@ fn a_release_shows_the_holder_and_sends_it_only_when_confirmed() {
     let ran = run(&agent, "ipam release --ip 192.0.2.1");
     assert_eq!((ran.exit, ran.stdout.as_str()), (2, ""), "{ran:?}");
     assert!(ran.stderr.contains("external-ns/web-1") && ran.stderr.contains("--yes"), "{}", ran.stderr);
-    assert_eq!(agent.asked(), [looked_up.clone()]);
+    assert_eq!(agent.asked(), std::slice::from_ref(&looked_up));
 
     let ran = run(&agent, "ipam release --ip 192.0.2.1 --yes --force");
     assert_eq!((ran.exit, ran.stdout.as_str()), (0, "192.0.2.1 released\n"), "{ran:?}");

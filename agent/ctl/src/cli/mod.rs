@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use rpc::client::DEFAULT_SOCKET_PATH;
 use store::manifest::Kind;
 
 use crate::exit::EXIT_CODES_HELP;
@@ -53,16 +54,10 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Args, Debug)]
 pub(crate) struct Global {
-    /// The agent's unix socket
-    #[arg(
-        long,
-        global = true,
-        env = "POOLWARD_SOCKET",
-        value_name = "PATH",
-        default_value = rpc::client::DEFAULT_SOCKET_PATH,
-        help_heading = "Global options"
-    )]
-    pub(crate) socket: PathBuf,
+    // The variable is read by hand: with clap's `env` every usage line would show the option once it is set.
+    /// The agent's unix socket [env: POOLWARD_SOCKET] [default: /run/poolward/agent.sock]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    socket: Option<PathBuf>,
 
     /// How to print the answer: for people, or for programs (the same fields in both)
     #[arg(
@@ -91,6 +86,18 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) no_color: bool,
 }
+
+impl Global {
+    /// Where the agent listens: the option, else the variable unless it is empty, else the usual place.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let variable =
+            || std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.socket.clone().or_else(variable).unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET_PATH))
+    }
+}
+
+/// The environment variable that names the agent's socket.
+const SOCKET_VARIABLE: &str = "POOLWARD_SOCKET";
 
 /// How an answer is printed. (Words on the variants would make every page of help four lines longer.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -459,6 +466,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_the_variable_and_the_socket_that_are_used() {
+        let help = Cli::command().render_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            help.contains(&format!("[env: {SOCKET_VARIABLE}] [default: {DEFAULT_SOCKET_PATH}]")),
+            "{help}"
+        );
     }
 
     #[test]

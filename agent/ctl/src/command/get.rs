@@ -13,7 +13,7 @@ use super::{Context, unexpected};
 use crate::cli::{GetArgs, plural};
 use crate::exit::{Exit, Failure};
 use crate::output::color::Tone;
-use crate::output::table::{Align, Cell, Table};
+use crate::output::table::{Align, Cell, Column, Table};
 
 /// Where pods are that are named without a namespace.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
@@ -94,7 +94,7 @@ fn nothing_there(kind: Kind) -> String {
 }
 
 fn render(kind: Kind, objects: &[Value], color: bool) -> String {
-    let (columns, row): (&[(&'static str, Align)], fn(&Value) -> Vec<Cell>) = match kind {
+    let (columns, row): (&[Column], fn(&Value) -> Vec<Cell>) = match kind {
         Kind::IpPool => (&POOL_COLUMNS, pool_row),
         Kind::IpReservation => (&[("NAME", Align::Left), ("CIDRS", Align::Left)], reservation_row),
         Kind::IpBlock => (
@@ -119,7 +119,7 @@ fn render(kind: Kind, objects: &[Value], color: bool) -> String {
     table.render(color)
 }
 
-const POOL_COLUMNS: [(&str, Align); 9] = [
+const POOL_COLUMNS: [Column; 9] = [
     ("NAME", Align::Left),
     ("CIDR", Align::Left),
     ("BLOCK", Align::Right),
@@ -216,7 +216,7 @@ fn namespace_row(namespace: &Value) -> Vec<Cell> {
     ]
 }
 
-const POD_COLUMNS: [(&str, Align); 6] = [
+const POD_COLUMNS: [Column; 6] = [
     ("NAMESPACE", Align::Left),
     ("NAME", Align::Left),
     ("NODE", Align::Left),

@@ -14,7 +14,7 @@ use super::{Context, unexpected};
 use crate::cli::{IpamCommand, IpamReleaseArgs, IpamShowArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::color::{Tone, paint};
-use crate::output::table::{Align, Cell, Table, count, facts, fullness};
+use crate::output::table::{Align, Cell, Column, Table, count, facts, fullness};
 
 /// Runs one command below `ipam`.
 pub(crate) fn run(context: &Context, command: &IpamCommand) -> Result<Exit, Failure> {
@@ -74,7 +74,7 @@ fn render_usage(reply: &IpamReply, blocks: bool, addresses: bool, color: bool) -
     sections.join("\n")
 }
 
-const USAGE_COLUMNS: [(&str, Align); 6] = [
+const USAGE_COLUMNS: [Column; 6] = [
     ("SIZE", Align::Right),
     ("USED", Align::Right),
     ("FREE", Align::Right),
@@ -273,7 +273,8 @@ fn check_handle(handle: &str) -> Result<(), Failure> {
 /// Shows the holder and asks; without a terminal, `--yes` must have been given.
 fn confirm(context: &Context, args: &IpamReleaseArgs, held: &[AddressUsage]) -> Result<(), Failure> {
     let color = context.output.colors.stderr;
-    context.output.note(render_holders(held, color).trim_end());
+    let shown: Vec<String> = held.iter().map(|usage| render_address(usage, color)).collect();
+    context.output.note(shown.join("\n").trim_end());
     if args.force {
         context
             .output

@@ -38,16 +38,19 @@ pub(crate) enum Align {
     Right,
 }
 
+/// A title and how what is below it stands.
+pub(crate) type Column = (&'static str, Align);
+
 /// Columns and rows. Built and rendered by one command, for one screen.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// A table without rows.
-    pub(crate) fn new(columns: &[(&'static str, Align)]) -> Self {
+    pub(crate) fn new(columns: &[Column]) -> Self {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
@@ -74,8 +77,9 @@ impl Table {
         for row in &self.rows {
             grid.add_row(row.iter().map(to_grid_cell));
         }
-        for (column, (_, align)) in grid.column_iter_mut().zip(&self.columns) {
-            column.set_padding((0, 3));
+        let last = self.columns.len().saturating_sub(1);
+        for ((index, column), (_, align)) in grid.column_iter_mut().enumerate().zip(&self.columns) {
+            column.set_padding((0, if index == last { 0 } else { 3 }));
             column.set_cell_alignment(match align {
                 Align::Left => CellAlignment::Left,
                 Align::Right => CellAlignment::Right,

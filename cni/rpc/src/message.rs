@@ -311,7 +311,9 @@ pub struct GetRequest {
     pub name: Option<String>,
 }
 
-/// Objects as manifests, with `status` where there is one.
+/// Objects as manifests, with `status` where there is one: a pool's may say `tag` (its tag id), `terminating`
+/// (`true` once it is deleted while blocks are left) and `conditions` (`type`, `status`, `reason`, as in
+/// Kubernetes; `Allocatable=False` when it is not admitted).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetReply {

@@ -94,23 +94,26 @@ fn nothing_there(kind: Kind) -> String {
 }
 
 fn render(kind: Kind, objects: &[Value], color: bool) -> String {
-    let (columns, row): (&[Column], fn(&Value) -> Vec<Cell>) = match kind {
-        Kind::IpPool => (&POOL_COLUMNS, pool_row),
-        Kind::IpReservation => (&[("NAME", Align::Left), ("CIDRS", Align::Left)], reservation_row),
-        Kind::IpBlock => (
-            &[("NAME", Align::Left), ("CIDR", Align::Left), ("POOL", Align::Left), ("NODE", Align::Left)],
-            block_row,
-        ),
-        Kind::Namespace => (
-            &[
-                ("NAME", Align::Left),
-                ("IPV4 POOLS", Align::Left),
-                ("IPV6 POOLS", Align::Left),
-                ("LABELS", Align::Left),
-            ],
-            namespace_row,
-        ),
-        Kind::Pod => (&POD_COLUMNS, pod_row),
+    let columns: &[Column] = match kind {
+        Kind::IpPool => &POOL_COLUMNS,
+        Kind::IpReservation => &[("NAME", Align::Left), ("CIDRS", Align::Left)],
+        Kind::IpBlock => {
+            &[("NAME", Align::Left), ("CIDR", Align::Left), ("POOL", Align::Left), ("NODE", Align::Left)]
+        }
+        Kind::Namespace => &[
+            ("NAME", Align::Left),
+            ("IPV4 POOLS", Align::Left),
+            ("IPV6 POOLS", Align::Left),
+            ("LABELS", Align::Left),
+        ],
+        Kind::Pod => &POD_COLUMNS,
+    };
+    let row = match kind {
+        Kind::IpPool => pool_row,
+        Kind::IpReservation => reservation_row,
+        Kind::IpBlock => block_row,
+        Kind::Namespace => namespace_row,
+        Kind::Pod => pod_row,
     };
     let mut table = Table::new(columns);
     for object in objects {

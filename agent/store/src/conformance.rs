@@ -4,6 +4,12 @@
 //! in turn, each on a store of its own. What only one implementation can show (surviving a restart, say) is in
 //! that implementation's own tests.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "these are tests: they panic when they are not satisfied"
+)]
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;

@@ -22,6 +22,7 @@ mod key;
 pub mod manifest;
 #[cfg(feature = "client")]
 pub mod memory;
+mod registry;
 pub mod resource;
 #[cfg(feature = "client")]
 pub mod retry;
@@ -34,4 +35,5 @@ pub use event::{Event, Watch};
 #[cfg(feature = "client")]
 pub use interface::{List, Store, StoreError};
 pub use key::{Key, KeyError};
+pub use registry::{registry_of, registry_spec};
 pub use versioned::{Revision, Versioned};

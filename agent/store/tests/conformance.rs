@@ -1,4 +1,5 @@
 //! The conformance suite on both implementations of this crate, and what only the file can show.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

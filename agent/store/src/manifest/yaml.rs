@@ -69,9 +69,9 @@ fn options() -> serde_saphyr::Options {
 
 fn told(source_name: &str, error: &serde_saphyr::Error) -> YamlError {
     let location = error.location();
-    // The library ends its text with the place, which is said in our own words.
+    // The library ends its text with the place (several, with aliases), which is said in our own words.
     let text = error.to_string();
-    let reason = text.rfind(" at line ").map_or(text.as_str(), |at| &text[..at]).to_owned();
+    let reason = text.find(" at line ").map_or(text.as_str(), |at| &text[..at]).to_owned();
     YamlError {
         source_name: source_name.to_owned(),
         line: location.map(|location| location.line()),

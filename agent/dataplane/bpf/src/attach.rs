@@ -16,12 +16,15 @@ use std::io;
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 
 use crate::clsact;
 use crate::error::{BpfError, Context};
 use crate::pins::{self, PinDir};
 use crate::sys::{self, TcxSide};
+
+/// How often loading is tried while signals interrupt it.
+const LOAD_ATTEMPTS: usize = 5;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,7 +116,7 @@ impl Attacher {
     pub(crate) fn load(mut programs: Ebpf, pins: PinDir, mode: AttachMode) -> Result<Self, BpfError> {
         let mut load = |direction: Direction| {
             let program = program_mut(&mut programs, direction)?;
-            program.load().kernel(|| format!("loading program {}", direction.program()))?;
+            load_program(program).kernel(|| format!("loading program {}", direction.program()))?;
             let info = program.info().kernel(|| format!("reading program {}", direction.program()))?;
             version_of(&info)
         };
@@ -283,6 +286,18 @@ impl Attacher {
 fn program_mut(programs: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, BpfError> {
     let program = programs.program_mut(direction.program()).ok_or(BpfError::NoPrograms)?;
     program.try_into().kernel(|| format!("opening program {}", direction.program()))
+}
+
+/// The verifier gives up with EAGAIN when a signal comes in.
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+            }
+            other => return other,
+        }
+    }
+    program.load()
 }
 
 fn version_of(info: &ProgramInfo) -> Result<Version, BpfError> {

@@ -1,0 +1,13 @@
+//! The programs on a real kernel: every verdict by single test runs, then attaching, adopting and replacing
+//! with real traffic. Needs root and a bpffs at `/sys/fs/bpf`; fails without.
+
+mod arp;
+mod attach;
+mod bench;
+mod dump;
+mod frames;
+mod ipv4;
+mod ipv6;
+mod maps;
+mod tagging;
+mod traffic;

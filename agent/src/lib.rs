@@ -4,8 +4,14 @@
 //! `dataplane`'s planner; here they are fetched for, carried out and remembered.
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod clock;
 pub mod config;
 pub mod journal;
+pub mod logging;
+pub mod node;
+pub mod operator;
 pub mod pods;
+pub mod run;
 pub mod server;
+pub mod service;

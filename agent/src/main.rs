@@ -1,2 +1,46 @@
-//! The agent's process.
-fn main() {}
+//! The agent's process: flags, configuration, logs, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use poolward_agent::config::{Config, Flags};
+use poolward_agent::journal::LockError;
+use poolward_agent::{logging, run};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let config = match Config::load(&flags, &host_name) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("poolward-agent: {error}");
+            eprintln!("  `poolward-agent --help` lists every key and its default");
+            return ExitCode::from(2);
+        }
+    };
+    if flags.check {
+        println!("{config:#?}");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = logging::start(&config) {
+        eprintln!("poolward-agent: log level {:?}: {error}", config.log_level);
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("poolward-agent: start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("cannot run: {error:#}");
+            match error.downcast_ref::<LockError>() {
+                Some(LockError::Held { .. }) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}

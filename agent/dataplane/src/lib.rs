@@ -30,7 +30,7 @@ mod plan;
 mod wiring;
 
 pub use activity::Epoch;
-pub use bpf::{AttachMode, PoolCounters};
+pub use bpf::{AttachMode, PoolCounters, SCHEMA_VERSION as MAP_SCHEMA_VERSION};
 pub use check::Difference;
 pub use dataplane::{
     Dataplane, DataplaneError, KernelPod, Report, Settings, Uplink, UplinkSource, WireError,

@@ -5,10 +5,11 @@
 
 mod raw;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use dataplane::AttachMode;
 use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
 use raw::{Raw, Spanned};
@@ -73,17 +74,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// How programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachMode {
-    /// TCX where the kernel has it, else clsact.
-    Auto,
-    /// TCX or fail.
-    Tcx,
-    /// clsact.
-    Clsact,
 }
 
 /// The checked configuration. Made once at start; parts of it are handed to those who need them.
@@ -295,6 +285,8 @@ impl Key<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn load(text: &str) -> Result<Config, String> {

@@ -39,15 +39,15 @@ pub enum Record {
         /// When, in milliseconds of `CLOCK_BOOTTIME`.
         at_ms: u64,
     },
-    /// The free ordinals of a block in the order they will be handed out, and those that cool with the time
-    /// that ends. Written when the journal is rewritten, instead of the frees that led there.
+    /// The addresses of a block that were freed, in the order they will be handed out, and those that cool with
+    /// the time that ends. Written when the journal is rewritten, instead of the frees that led there.
     Queue {
         /// The block.
         block: String,
-        /// Ordinals, next first.
-        free: Vec<u32>,
-        /// Ordinals and milliseconds of `CLOCK_BOOTTIME`, soonest first.
-        cooling: Vec<(u32, u64)>,
+        /// Next first.
+        freed: Vec<IpAddr>,
+        /// Addresses and milliseconds of `CLOCK_BOOTTIME`, soonest first.
+        cooling: Vec<(IpAddr, u64)>,
     },
 }
 

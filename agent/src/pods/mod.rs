@@ -1,2 +1,43 @@
-//! Pods.
-pub mod gate;
+//! CNI requests: one file a verb, in the order of their handle.
+
+mod add;
+mod check;
+mod del;
+mod gate;
+mod gc;
+mod metadata;
+mod netns;
+mod status;
+
+use std::sync::Arc;
+
+use model::Handle;
+use rpc::{Attachment, RpcError};
+use store::Store;
+
+use crate::answer::invalid;
+use crate::node::Node;
+use gate::Gates;
+
+/// Serves CNI requests of one node.
+#[derive(Debug)]
+pub struct Pods<S> {
+    node: Arc<Node<S>>,
+    gates: Gates,
+}
+
+impl<S: Store> Pods<S> {
+    /// Serves from this node.
+    #[must_use]
+    pub fn new(node: Arc<Node<S>>) -> Self {
+        Self { node, gates: Gates::default() }
+    }
+}
+
+/// The handle of an attachment.
+///
+/// # Errors
+/// The container id or interface name cannot be one.
+fn handle_of(attachment: &Attachment) -> Result<Handle, RpcError> {
+    Handle::new(&attachment.container_id, &attachment.ifname).map_err(invalid)
+}

@@ -1,0 +1,90 @@
+//! Admitting pools to the registry: reading and writing it.
+//!
+//! What may be admitted is decided in `ipam::registry`.
+
+use std::collections::BTreeMap;
+
+use ipam::{AdmissionRefusal, Candidate, Registry};
+use model::PoolName;
+use store::resource::IpPoolRegistry;
+use store::retry::{self, Decision, Outcome, Patience, RetryError};
+use store::{Key, KeyError, Revision, Store, StoreError, Versioned};
+use tracing::info;
+
+/// Why the registry could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryWriteError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is stored.
+    #[error(transparent)]
+    Read(#[from] RegistryReadError),
+    /// The registry's own name; never seen.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A stored registry that does not read. It is never overwritten.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored pool registry does not read: {0}; no pool is admitted until it is mended")]
+pub struct RegistryReadError(String);
+
+/// Reads the registry's object; none is an empty registry.
+///
+/// # Errors
+/// An entry does not read, or two contradict each other.
+pub fn registry_of(object: Option<&Versioned<IpPoolRegistry>>) -> Result<Registry, RegistryReadError> {
+    let read = object.map(|object| store::registry_of(&object.value)).transpose();
+    read.map(Option::unwrap_or_default).map_err(RegistryReadError)
+}
+
+/// Decides which of these pools are admitted, one after the other: the registry with all that can be, and the
+/// refusals of the others.
+#[must_use]
+pub fn decide_admissions(
+    registry: &Registry,
+    candidates: &[Candidate],
+    max_tag_id: u16,
+) -> (Registry, BTreeMap<PoolName, AdmissionRefusal>) {
+    let (mut registry, mut refusals) = (registry.clone(), BTreeMap::new());
+    for candidate in candidates {
+        match registry.admit(candidate, max_tag_id) {
+            Ok(admitted) => registry = admitted.registry,
+            Err(refusal) => drop(refusals.insert(candidate.name.clone(), refusal)),
+        }
+    }
+    (registry, refusals)
+}
+
+/// Changes the registry by compare-and-swap; `change` may be called several times. The revision at which the change
+/// is in force; `None` if there was nothing to change.
+///
+/// # Errors
+/// The store fails.
+pub async fn update_registry<S: Store>(
+    store: &S,
+    change: impl Fn(&Registry) -> Registry + Send + Sync,
+) -> Result<Option<Revision>, RegistryWriteError> {
+    let key = Key::named(IpPoolRegistry::NAME)?;
+    let decide = |current: Option<&Versioned<IpPoolRegistry>>| {
+        let before = registry_of(current)?;
+        let after = change(&before);
+        if after == before {
+            return Ok::<_, RegistryReadError>(Decision::Keep(()));
+        }
+        let mut object = current.map_or_else(IpPoolRegistry::empty, |current| current.value.clone());
+        object.spec = store::registry_spec(&after);
+        Ok(Decision::Put(object, ()))
+    };
+    match retry::decide(store, &key, Patience::default(), decide).await {
+        Ok(Outcome::Put(object, ())) => {
+            info!(pools = object.value.spec.entries.len(), revision = %object.revision, "the pool registry changed");
+            Ok(Some(object.revision))
+        }
+        Ok(Outcome::Deleted(revision, ())) => Ok(Some(revision)),
+        Ok(Outcome::Kept(())) => Ok(None),
+        Err(RetryError::Store(error)) => Err(error.into()),
+        Err(RetryError::Refused(error)) => Err(error.into()),
+    }
+}

@@ -1,0 +1,327 @@
+//! What this node has given to whom: the allocator's state, the pods, and the journal that outlives both.
+//!
+//! Every change is written to the journal before it is made here, so that a crash between the two finds a
+//! promise that was never given rather than an address given twice. There is one ledger for each agent, behind one
+//! mutex; nothing in it waits for anything but the tmpfs the journal lies on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipam::{ApplyError, Assignment, FreeError, NodeIpam, PoolTable};
+use model::{BootTime, Cidr, Handle, PoolName};
+use tracing::warn;
+
+use super::pod::{Pod, RecordError, Wired};
+use crate::journal::{Journal, JournalError, NetnsId, Record};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    ipam: NodeIpam,
+    pods: BTreeMap<Handle, Pod>,
+    /// The nonce of each block this node has claimed, by the journal of this boot.
+    nonces: BTreeMap<Cidr, String>,
+    journal: Journal,
+}
+
+/// A change that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The journal does not take it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// It does not fit what is there.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Somebody else holds the address.
+    #[error(transparent)]
+    Free(#[from] FreeError),
+    /// The handle holds nothing.
+    #[error("{0} holds no address on this node")]
+    Unknown(Handle),
+}
+
+/// A block of this node, as the store says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnBlock {
+    /// Its range.
+    pub cidr: Cidr,
+    /// Its pool.
+    pub pool: PoolName,
+    /// The nonce of its claim.
+    pub nonce: String,
+}
+
+impl Ledger {
+    /// Rebuilds the state from this node's blocks and the records of the journal, in their order. Gives back what
+    /// did not fit, for people.
+    pub fn replay(
+        journal: Journal,
+        blocks: &[OwnBlock],
+        records: &[Record],
+        pools: &PoolTable,
+        now: BootTime,
+    ) -> (Self, Vec<String>) {
+        let mut ledger =
+            Self { ipam: NodeIpam::new(), pods: BTreeMap::new(), nonces: BTreeMap::new(), journal };
+        let mut problems = Vec::new();
+        for block in blocks {
+            if let Err(error) = ledger.ipam.apply_claim(block.cidr, &block.pool) {
+                problems.push(error.to_string());
+            }
+        }
+        for record in records {
+            if let Err(problem) = ledger.replay_one(record, pools) {
+                problems.push(problem);
+            }
+        }
+        ledger.ipam.apply_expire(now);
+        (ledger, problems)
+    }
+
+    fn replay_one(&mut self, record: &Record, pools: &PoolTable) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        match record {
+            Record::Claim { block, nonce, .. } => {
+                let cidr = block.parse().map_err(|error| text(&RecordError::new(block, error)))?;
+                self.nonces.insert(cidr, nonce.clone());
+            }
+            Record::Assign(assign) => {
+                let pod = Pod::from_record(assign).map_err(|error| text(&error))?;
+                let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
+                self.ipam.restore(pod.handle(), &addresses, pod.since).map_err(|error| text(&error))?;
+                self.pods.insert(pod.handle().clone(), pod);
+            }
+            Record::Commit(wired) => {
+                let handle = Handle::try_from(&wired.handle).map_err(|error| text(&error))?;
+                if let Some(pod) = self.pods.get_mut(&handle) {
+                    pod.wired = Some(Wired {
+                        host_mac: wired.host_mac.clone(),
+                        pod_mac: wired.pod_mac.clone(),
+                        mtu_bytes: wired.mtu_bytes,
+                    });
+                }
+            }
+            Record::Free { handle, at_ms } => {
+                let handle = Handle::try_from(handle).map_err(|error| text(&error))?;
+                self.ipam.apply_free(&handle, pools, BootTime::from_millis(*at_ms));
+                self.pods.remove(&handle);
+            }
+            Record::FreeAddress { handle, address, at_ms } => {
+                let handle = Handle::try_from(handle).map_err(|error| text(&error))?;
+                let freed =
+                    self.ipam.apply_free_address(&handle, *address, pools, BootTime::from_millis(*at_ms));
+                freed.map_err(|error| text(&error))?;
+                self.forget_address(&handle, *address);
+            }
+            Record::Queue { block, freed, cooling } => {
+                let until_now = freed.iter().map(|address| (*address, 0));
+                for (address, until_ms) in until_now.chain(cooling.iter().copied()) {
+                    let until = BootTime::from_millis(until_ms);
+                    let restored = self.ipam.restore_cooling(address, until);
+                    restored.map_err(|error| text(&RecordError::new(block, error)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The allocator's state, for decisions.
+    #[must_use]
+    pub fn ipam(&self) -> &NodeIpam {
+        &self.ipam
+    }
+
+    /// The pod of a handle.
+    #[must_use]
+    pub fn pod(&self, handle: &Handle) -> Option<&Pod> {
+        self.pods.get(handle)
+    }
+
+    /// All pods, by handle.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// Whether this boot's journal has a claim of this block with this nonce.
+    #[must_use]
+    pub fn has_nonce(&self, cidr: &Cidr, nonce: &str) -> bool {
+        self.nonces.get(cidr).is_some_and(|own| own == nonce)
+    }
+
+    /// Remembers that a block is about to be claimed, whatever comes of it, and says with which nonce: `fresh`, or
+    /// that of an earlier attempt whose outcome is not known.
+    ///
+    /// # Errors
+    /// The journal does not take it.
+    pub fn intend_claim(&mut self, cidr: Cidr, pool: &PoolName, fresh: String) -> Result<String, LedgerError> {
+        if let Some(nonce) = self.nonces.get(&cidr) {
+            return Ok(nonce.clone());
+        }
+        let record = Record::Claim { block: cidr.to_string(), pool: pool.to_string(), nonce: fresh.clone() };
+        self.journal.append(&[record])?;
+        self.nonces.insert(cidr, fresh.clone());
+        Ok(fresh)
+    }
+
+    /// Takes a block that the store has given to this node.
+    ///
+    /// # Errors
+    /// It overlaps another one of this node.
+    pub fn add_block(&mut self, cidr: Cidr, pool: &PoolName) -> Result<(), LedgerError> {
+        Ok(self.ipam.apply_claim(cidr, pool)?)
+    }
+
+    /// Stops or resumes handing out addresses of a block.
+    ///
+    /// # Errors
+    /// No block of this node.
+    pub fn set_serving(&mut self, cidr: &Cidr, serving: bool) -> Result<(), LedgerError> {
+        Ok(self.ipam.apply_serving(cidr, serving)?)
+    }
+
+    /// Gives an empty block up.
+    ///
+    /// # Errors
+    /// An address of it is held or cooling.
+    pub fn drop_block(&mut self, cidr: &Cidr, now: BootTime) -> Result<(), LedgerError> {
+        self.ipam.apply_release(cidr, now)?;
+        self.nonces.remove(cidr);
+        Ok(())
+    }
+
+    /// Gives addresses to a pod that holds none.
+    ///
+    /// # Errors
+    /// The journal does not take it, or an address is not to be had: nothing is changed.
+    pub fn assign(&mut self, pod: Pod, assignments: &[Assignment], now: BootTime) -> Result<(), LedgerError> {
+        // Tried on the real state first: what does not fit must not be written.
+        self.ipam.apply_assign(pod.handle(), assignments, now)?;
+        if let Err(error) = self.journal.append(&[Record::Assign(pod.to_assign_record())]) {
+            // Nobody was told: back to the queue, without a cooldown.
+            self.ipam.apply_free(pod.handle(), &PoolTable::default(), now);
+            return Err(error.into());
+        }
+        self.pods.insert(pod.handle().clone(), pod);
+        Ok(())
+    }
+
+    /// Puts back a pod that was found in the kernel.
+    ///
+    /// # Errors
+    /// An address is in no block of this node or held by another, or the journal does not take it.
+    pub fn restore(&mut self, pod: Pod) -> Result<(), LedgerError> {
+        let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
+        self.ipam.restore(pod.handle(), &addresses, pod.since)?;
+        let mut records = vec![Record::Assign(pod.to_assign_record())];
+        records.extend(pod.to_wired_record().map(Record::Commit));
+        self.journal.append(&records)?;
+        self.pods.insert(pod.handle().clone(), pod);
+        Ok(())
+    }
+
+    /// Makes every address that nobody is known to hold unavailable until `until`.
+    ///
+    /// # Errors
+    /// The journal does not take it.
+    pub fn cool_all_unproven(&mut self, until: BootTime) -> Result<(), LedgerError> {
+        self.ipam.cool_all_unproven(until);
+        Ok(self.journal.rewrite(&self.records())?)
+    }
+
+    /// Marks a pod as wired: from here on the runtime may have been told.
+    ///
+    /// # Errors
+    /// The handle holds nothing, or the journal does not take it.
+    pub fn commit(&mut self, handle: &Handle, wired: Wired, netns: NetnsId) -> Result<(), LedgerError> {
+        let pod = self.pods.get_mut(handle).ok_or_else(|| LedgerError::Unknown(handle.clone()))?;
+        let before = (pod.wired.replace(wired), pod.netns.replace(netns));
+        let mut records = Vec::new();
+        if before.1 != pod.netns {
+            records.push(Record::Assign(pod.to_assign_record()));
+        }
+        records.extend(pod.to_wired_record().map(Record::Commit));
+        if let Err(error) = self.journal.append(&records) {
+            (pod.wired, pod.netns) = before;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Frees everything of a handle; nothing to free is no error.
+    ///
+    /// # Errors
+    /// The journal does not take it: everything stays held.
+    pub fn free(&mut self, handle: &Handle, pools: &PoolTable, now: BootTime) -> Result<Vec<IpAddr>, LedgerError> {
+        if self.ipam.decide_free(handle).is_empty() {
+            return Ok(Vec::new());
+        }
+        self.journal.append(&[Record::Free { handle: handle.into(), at_ms: now.as_millis() }])?;
+        let freed = self.ipam.apply_free(handle, pools, now);
+        self.pods.remove(handle);
+        self.tidy(now);
+        Ok(freed.into_iter().map(|assignment| assignment.address).collect())
+    }
+
+    /// Frees one address of a handle; one that nobody holds is no error.
+    ///
+    /// # Errors
+    /// Somebody else holds it, or the journal does not take it: it stays held.
+    pub fn free_address(
+        &mut self,
+        handle: &Handle,
+        address: IpAddr,
+        pools: &PoolTable,
+        now: BootTime,
+    ) -> Result<Vec<IpAddr>, LedgerError> {
+        if self.ipam.decide_free_address(handle, address)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let record = Record::FreeAddress { handle: handle.into(), address, at_ms: now.as_millis() };
+        self.journal.append(&[record])?;
+        self.ipam.apply_free_address(handle, address, pools, now)?;
+        self.forget_address(handle, address);
+        self.tidy(now);
+        Ok(vec![address])
+    }
+
+    fn forget_address(&mut self, handle: &Handle, address: IpAddr) {
+        if let Some(pod) = self.pods.get_mut(handle) {
+            pod.remove_address(address);
+            if pod.pools.is_empty() {
+                self.pods.remove(handle);
+            }
+        }
+    }
+
+    /// Rewrites the journal when it has grown enough. A failure costs nothing but length.
+    fn tidy(&mut self, now: BootTime) {
+        if self.journal.wants_rewrite() {
+            self.ipam.apply_expire(now);
+            if let Err(error) = self.journal.rewrite(&self.records()) {
+                warn!(%error, "the journal stays long");
+            }
+        }
+    }
+
+    /// The whole state as the shortest list of records that brings it back.
+    fn records(&self) -> Vec<Record> {
+        let claims = self.ipam.blocks().filter_map(|block| {
+            let nonce = self.nonces.get(&block.cidr())?.clone();
+            Some(Record::Claim { block: block.cidr().to_string(), pool: block.pool().to_string(), nonce })
+        });
+        let queues = self.ipam.blocks().map(|block| Record::Queue {
+            block: block.cidr().to_string(),
+            freed: block.freed().collect(),
+            cooling: block.cooling().map(|(address, until)| (address, until.as_millis())).collect(),
+        });
+        let queues = queues.filter(
+            |queue| !matches!(queue, Record::Queue { freed, cooling, .. } if freed.is_empty() && cooling.is_empty()),
+        );
+        let pods = self.pods.values().flat_map(|pod| {
+            let assign = Record::Assign(pod.to_assign_record());
+            std::iter::once(assign).chain(pod.to_wired_record().map(Record::Commit))
+        });
+        claims.chain(queues).chain(pods).collect()
+    }
+}

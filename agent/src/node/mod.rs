@@ -1,0 +1,54 @@
+//! The node: what it knows (`world`), what it has given to whom (`ledger`), and how the kernel is kept in step.
+
+pub mod admission;
+pub mod claim;
+pub mod ledger;
+pub mod mirror;
+pub mod pod;
+pub mod reconcile;
+pub mod retire;
+pub mod start;
+pub mod world;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dataplane::Dataplane;
+use store::Store;
+
+use crate::config::Config;
+use ledger::Ledger;
+use reconcile::Reconciler;
+use world::World;
+
+/// Everything that serves requests of this node. One for each agent, shared by all its tasks.
+#[derive(Debug)]
+pub struct Node<S> {
+    /// The checked configuration.
+    pub config: Config,
+    /// The cluster store.
+    pub store: S,
+    /// Copies of its objects.
+    pub world: Arc<World>,
+    /// The kernel.
+    pub dataplane: Arc<Dataplane>,
+    /// Keeps the kernel in step.
+    pub reconciler: Reconciler,
+    ledger: Arc<Mutex<Ledger>>,
+    /// One claim at a time: two ADDs that need a block want the same one.
+    claiming: tokio::sync::Mutex<()>,
+}
+
+impl<S: Store> Node<S> {
+    /// The ledger. Held for microseconds, never across a wait.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs kernel work, which is synchronous, off the asynchronous threads.
+///
+/// # Errors
+/// The work panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(work).await
+}

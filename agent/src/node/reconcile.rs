@@ -1,0 +1,189 @@
+//! Keeping the kernel in step: when to compare, and what the comparison is told.
+//!
+//! The comparison itself is `dataplane`'s. A run is asked for by a changed view, by a change of links, addresses or
+//! routes that somebody made, by a timer, and by whoever must know that a change has arrived.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dataplane::{Dataplane, DesiredState, Report};
+use model::{Cidr, Family, TagId};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::ledger::Ledger;
+use super::world::World;
+
+/// Changes that come together are answered together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// How soon a run that failed is repeated.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// Runs comparisons, one at a time. One for each agent; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Reconciler {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dataplane: Arc<Dataplane>,
+    world: Arc<World>,
+    ledger: Arc<Mutex<Ledger>>,
+    wanted: Notify,
+    one_at_a_time: tokio::sync::Mutex<()>,
+    summary: watch::Sender<Summary>,
+    /// Whether what is not known may be removed: not after a rebuild that left questions open.
+    sweep: bool,
+}
+
+/// What the runs did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs since the agent started.
+    pub run_count: u64,
+    /// Operations that the first one planned.
+    pub first_planned_count: usize,
+    /// Operations that the last one planned.
+    pub last_planned_count: usize,
+    /// What failed in the last one.
+    pub last_errors: Vec<String>,
+}
+
+impl Reconciler {
+    /// A reconciler that has not run.
+    #[must_use]
+    pub fn new(dataplane: Arc<Dataplane>, world: Arc<World>, ledger: Arc<Mutex<Ledger>>, sweep: bool) -> Self {
+        let shared = Shared {
+            dataplane,
+            world,
+            ledger,
+            wanted: Notify::new(),
+            one_at_a_time: tokio::sync::Mutex::default(),
+            summary: watch::channel(Summary::default()).0,
+            sweep,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Asks for a run soon, and does not wait.
+    pub fn want(&self) {
+        self.shared.wanted.notify_one();
+    }
+
+    /// What the runs did so far.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.shared.summary.borrow().clone()
+    }
+
+    /// Compares now and applies the difference; afterwards pools whose tags the kernel knows may serve. The errors
+    /// of this run.
+    pub async fn run(&self) -> Vec<String> {
+        let _turn = self.shared.one_at_a_time.lock().await;
+        let shared = self.shared.clone();
+        let done = super::blocking(move || shared.reconcile()).await;
+        let (report, tagged) = match done {
+            Ok(done) => done,
+            Err(error) => return vec![format!("reconcile: {error}")],
+        };
+        let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+        for planned in &report.planned {
+            info!(operation = planned, "brought the kernel in step");
+        }
+        for error in &errors {
+            warn!(error, "the kernel is not as it should be");
+        }
+        debug!(planned = report.planned.len(), errors = errors.len(), "compared");
+        self.shared.summary.send_modify(|summary| {
+            if summary.run_count == 0 {
+                summary.first_planned_count = report.planned.len();
+            }
+            summary.run_count += 1;
+            summary.last_planned_count = report.planned.len();
+            summary.last_errors.clone_from(&errors);
+        });
+        if errors.is_empty() {
+            self.shared.world.set_tagged(tagged);
+        }
+        errors
+    }
+
+    /// Runs whenever there is a cause, until `stop` fires.
+    pub async fn follow(self, resync: Duration, stop: CancellationToken) {
+        let events = tokio::spawn(watch_kernel(self.clone(), stop.clone()));
+        let mut views = self.shared.world.changes();
+        while !stop.is_cancelled() {
+            let failed = !self.summary().last_errors.is_empty();
+            let pause = if failed { RETRY_DELAY } else { resync };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.shared.wanted.notified() => {}
+                _ = views.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            tokio::time::sleep(DEBOUNCE).await;
+            views.mark_unchanged();
+            self.run().await;
+        }
+        let _ = events.await;
+    }
+}
+
+/// Asks for a run for every change that the kernel tells of. Our own changes cause one more run, which plans
+/// nothing.
+async fn watch_kernel(reconciler: Reconciler, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let mut events = match reconciler.shared.dataplane.events() {
+            Ok(events) => events,
+            Err(error) => {
+                warn!(%error, "changes of the kernel are not seen; only the timer repairs");
+                tokio::time::sleep(RETRY_DELAY).await;
+                continue;
+            }
+        };
+        // What happened before the subscription.
+        reconciler.want();
+        loop {
+            match stop.run_until_cancelled(events.next()).await {
+                None => return,
+                Some(Ok(event)) => {
+                    debug!(?event, "the kernel changed");
+                    reconciler.want();
+                }
+                Some(Err(error)) => {
+                    warn!(%error, "subscribing to changes of the kernel anew");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn reconcile(&self) -> (Report, BTreeSet<(Cidr, TagId)>) {
+        // First of all: pods wired or unwired from here on are left alone.
+        let since = self.dataplane.epoch();
+        let view = self.world.view();
+        let pools = view.desired_pools();
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let pods = ledger.pods().filter(|pod| pod.wired.is_some()).map(|pod| pod.identity.clone()).collect();
+        let own_blocks: Vec<Cidr> = ledger.ipam().blocks().map(ipam::Block::cidr).collect();
+        drop(ledger);
+        let serves = |family| pools.iter().any(|pool| pool.cidr.family() == family);
+        let desired = DesiredState {
+            since,
+            sweep: self.sweep,
+            forward_ipv4: serves(Family::V4),
+            forward_ipv6: serves(Family::V6),
+            own_blocks,
+            pods,
+            pools,
+        };
+        let tagged = desired.pools.iter().map(|pool| (pool.cidr, pool.tag)).collect();
+        (self.dataplane.reconcile(&desired), tagged)
+    }
+}

@@ -1,0 +1,211 @@
+//! Starting the node: from the files of an earlier agent and the kernel's own state to one that may serve.
+//!
+//! 1. The journal is opened under its lock; the store is read.
+//! 2. The ledger is replayed. A damaged journal is rebuilt from the aliases of the kernel's interfaces: who holds an
+//!    address is put back, every other address cools first.
+//! 3. What a crash cut short is finished: a pod that was assigned addresses but never promised to the runtime is
+//!    taken down.
+//! 4. Pools that wait are admitted, and the kernel is compared once before anything is served.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dataplane::Dataplane;
+use ipam::Candidate;
+use model::{BootTime, Handle};
+use store::{Store, StoreError};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::admission::{RegistryWriteError, decide_admissions, update_registry};
+use super::ledger::Ledger;
+use super::pod::{Pod, Wired};
+use super::reconcile::Reconciler;
+use super::world::{self, World};
+use super::{Node, blocking};
+use crate::clock;
+use crate::config::Config;
+use crate::journal::{Journal, Loaded};
+
+/// How long addresses of unknown use are kept back after the journal was lost: longer than a runtime takes to ask for
+/// the deletion of what it lost.
+const UNPROVEN_COOLDOWN: Duration = Duration::from_secs(120);
+
+/// Why the node cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("read the store: {0}")]
+    Store(#[from] StoreError),
+    /// The registry of pools.
+    #[error("admit pools: {0}")]
+    Registry(#[from] RegistryWriteError),
+    /// The kernel.
+    #[error("read interfaces: {0}")]
+    Dataplane(#[from] dataplane::DataplaneError),
+    /// A thread for kernel work died.
+    #[error("kernel work: {0}")]
+    Work(#[from] tokio::task::JoinError),
+}
+
+impl<S: Store> Node<S> {
+    /// See the module.
+    ///
+    /// # Errors
+    /// The store or the kernel cannot be read. A damaged journal is no error.
+    pub async fn start(
+        config: Config,
+        store: S,
+        dataplane: Arc<Dataplane>,
+        journal: Journal,
+        loaded: Loaded,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Self>, StartError> {
+        let node = world::Node {
+            name: config.node_name.clone(),
+            labels: config.node_labels.clone(),
+            marks: config.mark_layout,
+        };
+        let world = World::start(&store, node, stop).await?;
+        let now = clock::now();
+        let view = world.view();
+        let records = match &loaded {
+            Loaded::Records { records, dropped_bytes } => {
+                info!(records = records.len(), dropped_bytes, "the journal is read");
+                records.as_slice()
+            }
+            Loaded::Fresh => &[],
+            Loaded::EarlierBoot => {
+                info!("the journal is of an earlier boot: its pods are gone");
+                &[]
+            }
+            Loaded::Damaged { reason, moved_to } => {
+                error!(reason, moved_to = %moved_to.display(), "the journal cannot be used; rebuilding from the kernel");
+                &[]
+            }
+        };
+        let (mut ledger, mut problems) = Ledger::replay(journal, &view.own, records, &view.pools, now);
+        if matches!(loaded, Loaded::Damaged { .. }) {
+            problems.extend(rebuild(&mut ledger, &dataplane, &world, now).await?);
+        }
+        for problem in &problems {
+            error!(problem, "the journal does not fit the store; nothing of ours is swept until that is mended");
+        }
+        let ledger = Arc::new(Mutex::new(ledger));
+        let reconciler = Reconciler::new(dataplane.clone(), world.clone(), ledger.clone(), problems.is_empty());
+        let node = Arc::new(Self {
+            config,
+            store,
+            world,
+            dataplane,
+            reconciler,
+            ledger,
+            claiming: tokio::sync::Mutex::default(),
+        });
+        node.finish_interrupted().await?;
+        node.admit_waiting().await?;
+        node.retire_all().await;
+        node.reconciler.run().await;
+        Ok(node)
+    }
+
+    /// Takes down pods that were assigned addresses and never promised.
+    async fn finish_interrupted(&self) -> Result<(), StartError> {
+        let unfinished: Vec<Handle> = {
+            let ledger = self.ledger();
+            ledger.pods().filter(|pod| pod.wired.is_none()).map(|pod| pod.handle().clone()).collect()
+        };
+        for handle in unfinished {
+            warn!(%handle, "an ADD that a crash cut short is taken back");
+            let (dataplane, taken_off) = (self.dataplane.clone(), handle.clone());
+            if let Err(errors) = blocking(move || dataplane.unwire(&taken_off)).await? {
+                error!(%handle, ?errors, "its interface stays, and so do its addresses");
+                continue;
+            }
+            if let Err(error) = self.ledger().free(&handle, &self.world.view().pools, clock::now()) {
+                error!(%handle, %error, "its addresses stay assigned");
+            }
+        }
+        Ok(())
+    }
+
+    /// Admits every pool that waits and can be.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn admit_waiting(&self) -> Result<(), RegistryWriteError> {
+        let mut waiting: Vec<_> = {
+            let pools = self.world.pools.read();
+            pools.values().map(|object| (object.revision, object.value.metadata.name.clone())).collect()
+        };
+        // The older one serves.
+        waiting.sort();
+        let view = self.world.view();
+        let candidates: Vec<Candidate> = waiting
+            .iter()
+            .filter_map(|(_, name)| view.pools.by_name(&name.parse().ok()?))
+            .filter(|pool| view.registry.entry(&pool.name).is_none())
+            .map(|pool| Candidate {
+                name: pool.name.clone(),
+                uid: pool.uid.clone(),
+                cidr: pool.cidr,
+                block_size: pool.block_size,
+            })
+            .collect();
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let max_tag_id = self.config.mark_layout.max_tag_id();
+        let admitted =
+            update_registry(&self.store, move |registry| decide_admissions(registry, &candidates, max_tag_id).0);
+        if let Some(revision) = admitted.await? {
+            self.world.registry.reached(revision).await;
+            self.world.refresh();
+        }
+        Ok(())
+    }
+}
+
+/// Puts back who holds what by the interfaces that are there; everything else of this node's blocks cools. What is
+/// left in question.
+async fn rebuild(
+    ledger: &mut Ledger,
+    dataplane: &Arc<Dataplane>,
+    world: &World,
+    now: BootTime,
+) -> Result<Vec<String>, StartError> {
+    let reading = dataplane.clone();
+    let found = blocking(move || reading.fetch_pods()).await??;
+    let view = world.view();
+    let (mut problems, mut restored) = (Vec::new(), BTreeSet::new());
+    for interface in found {
+        let identity = match interface.identity {
+            Ok(identity) => identity,
+            Err(error) => {
+                problems.push(format!("interface {}: {error}", interface.host_ifname));
+                continue;
+            }
+        };
+        let pool_of = |address| view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone());
+        let pools: Vec<_> = identity.addresses().filter_map(pool_of).collect();
+        let handle = identity.handle.clone();
+        let pod = Pod {
+            pools,
+            identity,
+            netns: None,
+            since: now,
+            // Who was wired may have been promised: better an address too many held than one given twice.
+            wired: Some(Wired { host_mac: String::new(), pod_mac: String::new(), mtu_bytes: 0 }),
+        };
+        match ledger.restore(pod) {
+            Ok(()) => drop(restored.insert(handle)),
+            Err(error) => problems.push(format!("interface {}: {error}", interface.host_ifname)),
+        }
+    }
+    if let Err(error) = ledger.cool_all_unproven(now.after(UNPROVEN_COOLDOWN)) {
+        problems.push(error.to_string());
+    }
+    info!(pods = restored.len(), questions = problems.len(), "rebuilt from the kernel");
+    Ok(problems)
+}

@@ -1,0 +1,239 @@
+//! CNI ADD: from a request to a wired pod, or to nothing at all.
+//!
+//! 1. Turn of the handle; a DEL behind us, or a client that hangs up, cancels.
+//! 2. A handle that is wired already gets the same answer if everything is as it was, is wired again if not, and is
+//!    torn down first if it comes with another namespace.
+//! 3. Metadata, decision, claims (bounded), assignment in the journal.
+//! 4. Wiring. From its success on only the commit may keep it: cancelled or failed, all is taken back.
+//! 5. Commit in the journal, then the reply.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use dataplane::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, WireError};
+use ipam::{Assignment, Decision};
+use model::{Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
+use rpc::{AddReply, AddRequest, AddressReply, ErrorCode, InterfaceReply, RpcError};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::netns::Netns;
+use super::{Pods, handle_of};
+use crate::answer::{Answer, internal, invalid, refuse, try_again};
+use crate::clock;
+use crate::node::claim::ClaimError;
+use crate::node::ledger::LedgerError;
+use crate::node::pod::{Pod, Wired};
+use crate::node::{Node, blocking};
+
+/// How often a decision may be followed by a claim or a lost race before the runtime is asked to come again.
+const MAX_ROUNDS: usize = 16;
+
+impl<S: Store> Pods<S> {
+    /// Serves an ADD.
+    ///
+    /// # Errors
+    /// Refused or failed: nothing of it is left.
+    pub async fn add(&self, request: AddRequest, netns: Option<OwnedFd>, cancel: CancellationToken) -> Answer<AddReply> {
+        let handle = handle_of(&request.attachment)?;
+        let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
+        let netns = Arc::new(Netns::check(netns, &request.netns_path).map_err(invalid)?);
+        let _turn = self.gates.queue_add(&handle, &cancel).turn().await;
+        if cancel.is_cancelled() {
+            return Err(cancelled(&handle));
+        }
+        if let Some(reply) = self.held_already(&handle, &netns).await? {
+            return Ok(reply);
+        }
+        let pod = self.assign(&handle, &request, &netns).await?;
+        let made = self.wire_and_commit(&pod, &request, &netns, &cancel).await;
+        if made.is_err() {
+            self.take_back(&handle).await;
+        }
+        made
+    }
+
+    /// What an earlier ADD of the same handle left: the answer, or nothing after it was torn down.
+    async fn held_already(&self, handle: &Handle, netns: &Arc<Netns>) -> Answer<Option<AddReply>> {
+        let Some(pod) = self.node.ledger().pod(handle).cloned() else { return Ok(None) };
+        let same_place = pod.netns.is_none_or(|before| before == netns.id());
+        if let Some(wired) = pod.wired.clone().filter(|_| same_place) {
+            let wiring = PodWiring { identity: pod.identity.clone(), mtu_bytes: wired.mtu_bytes };
+            let difference = self.check_wiring(wiring, netns).await?;
+            if difference.is_none() {
+                debug!(%handle, "answered as before");
+                return reply_of(&pod, &wired).map(Some);
+            }
+            info!(%handle, ?difference, "an ADD again, and not all is as it was: made anew");
+        } else {
+            info!(%handle, "an ADD again with another network namespace: made anew");
+        }
+        self.remove(handle).await?;
+        Ok(None)
+    }
+
+    /// Compares a pod with its wiring.
+    pub(super) async fn check_wiring(
+        &self,
+        wiring: PodWiring,
+        netns: &Arc<Netns>,
+    ) -> Answer<Option<dataplane::Difference>> {
+        let (dataplane, netns) = (self.node.dataplane.clone(), netns.clone());
+        let checked = blocking(move || dataplane.check(&wiring, netns.as_fd())).await.map_err(internal)?;
+        checked.map_err(internal)
+    }
+
+    /// Decides, claims where that is needed, and writes the assignment down.
+    async fn assign(&self, handle: &Handle, request: &AddRequest, netns: &Netns) -> Answer<Pod> {
+        let wanted = self.assign_request(handle, &request.pod, &request.options)?;
+        for _ in 0..MAX_ROUNDS {
+            let view = self.node.world.view();
+            let claim = {
+                let mut ledger = self.node.ledger();
+                let now = clock::now();
+                match ledger.ipam().decide_assign(&view.cluster(), &wanted, now).map_err(|refusal| refused(handle, &refusal))? {
+                    Decision::Assign(assignments) => {
+                        let pod = pod_of(handle, request, netns, &assignments);
+                        ledger.assign(pod.clone(), &assignments, now).map_err(|error| kept_nothing(&error))?;
+                        return Ok(pod);
+                    }
+                    Decision::Held(_) => return Err(internal(format!("{handle} holds addresses but is no pod here"))),
+                    Decision::Claim(claim) => claim,
+                }
+            };
+            match self.node.claim(&claim).await {
+                Ok(_) | Err(ClaimError::Lost) => {}
+                Err(error @ (ClaimError::PoolGone(_) | ClaimError::Store { .. })) => return Err(try_again(error)),
+                Err(error @ ClaimError::Internal { .. }) => return Err(internal(error)),
+            }
+        }
+        Err(try_again(format!("{handle}: no block could be claimed in {MAX_ROUNDS} tries")))
+    }
+
+    async fn wire_and_commit(
+        &self,
+        pod: &Pod,
+        request: &AddRequest,
+        netns: &Arc<Netns>,
+        cancel: &CancellationToken,
+    ) -> Answer<AddReply> {
+        if cancel.is_cancelled() {
+            return Err(cancelled(pod.handle()));
+        }
+        let modes = self.modes_of(&pod.pools);
+        let (dataplane, node, netns_of_work) = (self.node.dataplane.clone(), self.node.clone(), netns.clone());
+        let (identity, asked_mtu) = (pod.identity.clone(), request.options.mtu_bytes);
+        let wired = blocking(move || {
+            let mtu_bytes = mtu_of(&node, asked_mtu, modes)?;
+            let wiring = PodWiring { identity, mtu_bytes };
+            let wired = dataplane.wire(&wiring, netns_of_work.as_fd()).map_err(|error| wire_refusal(&wiring.identity, &error))?;
+            Ok::<_, RpcError>(Wired {
+                host_mac: wired.host_mac.to_string(),
+                pod_mac: wired.pod_mac.to_string(),
+                mtu_bytes,
+            })
+        });
+        let wired = wired.await.map_err(internal)??;
+        // The last moment at which all of it can be as if it had never been.
+        if cancel.is_cancelled() {
+            return Err(cancelled(pod.handle()));
+        }
+        let reply = reply_of(pod, &wired)?;
+        self.node.ledger().commit(pod.handle(), wired, netns.id()).map_err(internal)?;
+        info!(handle = %pod.handle(), pod = %pod.identity.workload, addresses = ?pod.identity.addresses().collect::<Vec<_>>(), "added");
+        Ok(reply)
+    }
+
+    fn modes_of(&self, pools: &[PoolName]) -> Vec<IpipMode> {
+        let view = self.node.world.view();
+        pools.iter().filter_map(|name| view.pools.by_name(name)).map(|pool| pool.ipip_mode).collect()
+    }
+
+    async fn take_back(&self, handle: &Handle) {
+        match self.remove(handle).await {
+            Ok(()) => debug!(%handle, "an ADD was taken back"),
+            Err(error) => warn!(%handle, %error, "an ADD could not be taken back whole; its DEL will try again"),
+        }
+    }
+}
+
+/// The MTU asked for, configured, or that of the uplink less what encapsulation needs.
+fn mtu_of<S: Store>(node: &Node<S>, asked: Option<u32>, modes: Vec<IpipMode>) -> Answer<u32> {
+    if let Some(mtu_bytes) = asked.or(node.config.mtu_bytes) {
+        return Ok(mtu_bytes);
+    }
+    let uplink = node.dataplane.uplink().map_err(internal)?;
+    Ok(workload_mtu_bytes(uplink.mtu_bytes, modes))
+}
+
+fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[Assignment]) -> Pod {
+    let mut identity = Identity {
+        handle: handle.clone(),
+        ipv4: None,
+        ipv6: None,
+        network: request.attachment.network.clone(),
+        workload: Workload {
+            namespace: request.pod.namespace.clone(),
+            pod: request.pod.name.clone(),
+            uid: request.pod.uid.clone(),
+        },
+    };
+    let mut of_family = [None, None];
+    for assignment in assignments {
+        match assignment.address {
+            IpAddr::V4(v4) => (identity.ipv4, of_family[0]) = (Some(v4), Some(assignment.pool.clone())),
+            IpAddr::V6(v6) => (identity.ipv6, of_family[1]) = (Some(v6), Some(assignment.pool.clone())),
+        }
+    }
+    let pools = of_family.into_iter().flatten().collect();
+    Pod { identity, pools, netns: Some(netns.id()), since: clock::now(), wired: None }
+}
+
+fn reply_of(pod: &Pod, wired: &Wired) -> Answer<AddReply> {
+    let address = |(address, pool): (IpAddr, &PoolName)| AddressReply {
+        address,
+        gateway: if address.is_ipv4() { GATEWAY_IPV4.into() } else { GATEWAY_IPV6.into() },
+        pool: pool.to_string(),
+    };
+    Ok(AddReply {
+        host: InterfaceReply { name: pod.handle().host_ifname(), mac: wired.host_mac.clone() },
+        pod: InterfaceReply { name: pod.handle().ifname().to_owned(), mac: wired.pod_mac.clone() },
+        addresses: pod.addresses().map(address).collect(),
+        mtu_bytes: wired.mtu_bytes,
+    })
+}
+
+fn cancelled(handle: &Handle) -> RpcError {
+    refuse(ErrorCode::Cancelled, format!("the ADD of {handle} was cancelled by its DEL, or its caller hung up"))
+}
+
+fn refused(handle: &Handle, refusal: &ipam::Refusal) -> RpcError {
+    let code = match refusal.kind() {
+        ipam::RefusalKind::Exhausted { .. } => ErrorCode::Exhausted,
+        ipam::RefusalKind::AddressHeld { .. } => ErrorCode::Conflict,
+        _ if refusal.is_retryable() => ErrorCode::TryAgain,
+        ipam::RefusalKind::NoPool { .. } => ErrorCode::Exhausted,
+        _ => ErrorCode::Invalid,
+    };
+    RpcError { code, message: format!("no address for {handle}: {refusal}"), details: refusal.details().to_vec() }
+}
+
+fn kept_nothing(error: &LedgerError) -> RpcError {
+    match error {
+        LedgerError::Journal(error) => try_again(error),
+        error => internal(error),
+    }
+}
+
+fn wire_refusal(identity: &Identity, error: &WireError) -> RpcError {
+    let message = format!("wire {}: {error}", identity.handle);
+    match error {
+        WireError::OwnNamespace | WireError::NotANamespace => invalid(message),
+        WireError::PodInterfaceTaken { .. } | WireError::HostInterfaceTaken { .. } => {
+            refuse(ErrorCode::Conflict, message)
+        }
+        WireError::Kernel { .. } => internal(message),
+    }
+}

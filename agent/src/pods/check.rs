@@ -1,0 +1,45 @@
+//! CNI CHECK: is the pod as its ADD left it?
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use dataplane::PodWiring;
+use rpc::{CheckRequest, ErrorCode};
+use store::Store;
+
+use super::netns::Netns;
+use super::{Pods, handle_of};
+use crate::answer::{Answer, invalid, refuse};
+
+impl<S: Store> Pods<S> {
+    /// Serves a CHECK.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] for a handle that holds nothing; [`ErrorCode::CheckFailed`] naming the first
+    /// difference.
+    pub async fn check(&self, request: &CheckRequest, netns: Option<OwnedFd>) -> Answer<()> {
+        let handle = handle_of(&request.attachment)?;
+        let netns = netns.ok_or_else(|| invalid("a CHECK without the pod's network namespace"))?;
+        let netns = Arc::new(Netns::check(netns, "of the request").map_err(invalid)?);
+        let _turn = self.gates.queue_check(&handle).turn().await;
+        let pod = self.node.ledger().pod(&handle).cloned();
+        let Some((pod, wired)) = pod.and_then(|pod| pod.wired.clone().map(|wired| (pod, wired))) else {
+            return Err(refuse(ErrorCode::NotFound, format!("{handle} holds no address on this node")));
+        };
+        let differs = |what: String| refuse(ErrorCode::CheckFailed, format!("{handle}: {what}"));
+        for expected in &request.expected_addresses {
+            if !pod.identity.addresses().any(|own| own == *expected) {
+                let own: Vec<String> = pod.identity.addresses().map(|own| own.to_string()).collect();
+                return Err(differs(format!(
+                    "address: prevResult has {expected}, it was given {}",
+                    own.join(" and ")
+                )));
+            }
+        }
+        let wiring = PodWiring { identity: pod.identity, mtu_bytes: wired.mtu_bytes };
+        match self.check_wiring(wiring, &netns).await? {
+            None => Ok(()),
+            Some(difference) => Err(differs(difference.to_string())),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! CNI DEL: whatever there is of a handle goes; that there is nothing is no error.
+
+use model::Handle;
+use rpc::{DelRequest, ErrorCode, RpcError};
+use store::Store;
+use tracing::info;
+
+use super::{Pods, handle_of};
+use crate::answer::{Answer, internal, try_again};
+use crate::clock;
+use crate::node::blocking;
+
+impl<S: Store> Pods<S> {
+    /// Serves a DEL. ADDs of the handle that are under way are cancelled and taken back first.
+    ///
+    /// # Errors
+    /// The interface could not be removed: the addresses stay assigned, and the runtime asks again.
+    pub async fn del(&self, request: &DelRequest) -> Answer<()> {
+        let handle = handle_of(&request.attachment)?;
+        let _turn = self.gates.queue_del(&handle).turn().await;
+        self.remove(&handle).await
+    }
+
+    /// Takes a handle off: interface first, so that its addresses are free only when nobody can use them. Needs the
+    /// handle's turn.
+    pub(super) async fn remove(&self, handle: &Handle) -> Answer<()> {
+        let (dataplane, taken_off) = (self.node.dataplane.clone(), handle.clone());
+        let unwired = blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
+        let was_wired = unwired.map_err(|errors| {
+            let mut lines = errors.iter().map(ToString::to_string);
+            let first = lines.next().unwrap_or_default();
+            RpcError {
+                code: ErrorCode::TryAgain,
+                message: format!("take {handle} off: {first}"),
+                details: lines.collect(),
+            }
+        })?;
+        let freed = {
+            let view = self.node.world.view();
+            self.node.ledger().free(handle, &view.pools, clock::now()).map_err(try_again)?
+        };
+        if was_wired || !freed.is_empty() {
+            info!(%handle, ?freed, "removed");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! The agent's life: lock, journal, kernel, store, serve, stop.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use dataplane::{Dataplane, Settings};
+use store::embedded::{EmbeddedStore, OpenOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::config::{Config, OnLocked};
+use crate::journal::{Journal, Lock, LockError, Owner};
+use crate::node::Node;
+use crate::server::Server;
+use crate::service::AgentService;
+
+/// How often a waiting agent looks whether the lock is free.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
+/// How often pools that are being deleted are looked at.
+const RETIRE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Runs the agent until SIGTERM or SIGINT. What it made in the kernel stays.
+///
+/// # Errors
+/// It cannot start: the text says what failed and why. [`LockError::Held`] is in the chain when another agent of this
+/// node runs.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let Some(lock) = take_lock(&config, &stop).await? else { return Ok(()) };
+    let owner = Owner {
+        node: config.node_name.to_string(),
+        boot_id: clock::boot_id().context("read the boot id (is /proc mounted?)")?,
+    };
+    let (journal, loaded) = Journal::open(lock, &config.state_dir, owner)?;
+    let settings = settings_of(&config);
+    let dataplane = Arc::new(
+        tokio::task::spawn_blocking(move || Dataplane::open(settings)).await?.context("open the dataplane")?,
+    );
+    let store = open_store(&config.store_path).await?;
+    let (socket_path, resync) = (config.socket_path.clone(), config.resync);
+    info!(node = %config.node_name, socket = %socket_path.display(), "starting");
+    let node = Node::start(config, store, dataplane, journal, loaded, &stop).await?;
+    let server = Server::bind(&socket_path)?;
+    let summary = node.reconciler.summary();
+    info!(
+        pods = node.ledger().pods().count(),
+        planned = summary.first_planned_count,
+        errors = summary.last_errors.len(),
+        "serving"
+    );
+    let reconciling = tokio::spawn(node.reconciler.clone().follow(resync, stop.clone()));
+    let retiring = tokio::spawn(retire_now_and_then(node.clone(), stop.clone()));
+    server.serve(Arc::new(AgentService::new(&node)), stop.clone()).await;
+    // The last request has ended; nothing else may change state from here on.
+    let _ = tokio::join!(reconciling, retiring);
+    info!("stopped; pods and their traffic go on");
+    Ok(())
+}
+
+fn settings_of(config: &Config) -> Settings {
+    Settings {
+        marks: config.mark_layout,
+        route_protocol: config.route_protocol,
+        uplink: config.uplink.clone(),
+        attach_mode: config.attach_mode,
+        ..Settings::new(config.bpf_pin_dir.clone())
+    }
+}
+
+/// Fires on SIGTERM and SIGINT.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let fire = stop.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "stopping");
+        fire.cancel();
+    });
+    Ok(stop)
+}
+
+/// The lock, or nothing if a signal came while waiting for it.
+async fn take_lock(config: &Config, stop: &CancellationToken) -> Result<Option<Lock>, LockError> {
+    let mut told = false;
+    loop {
+        match Lock::try_acquire(&config.state_dir) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(LockError::Held { path, holder }) if config.on_locked == OnLocked::Wait => {
+                if !told {
+                    warn!(lock = %path.display(), holder, "another agent of this node runs; waiting until it ends");
+                    told = true;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(LOCK_POLL)).await.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+async fn open_store(path: &Path) -> anyhow::Result<EmbeddedStore> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("make the store's directory {}", dir.display()))?;
+    }
+    Ok(EmbeddedStore::open(path, OpenOptions::default()).await?)
+}
+
+async fn retire_now_and_then(node: Arc<Node<EmbeddedStore>>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(RETIRE_INTERVAL)).await.is_some() {
+        node.retire_all().await;
+    }
+}

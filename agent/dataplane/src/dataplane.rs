@@ -306,16 +306,11 @@ impl Dataplane {
         undo: Vec<KernelError>,
     ) -> WireError {
         let ifname = wiring.identity.handle.ifname();
-        match source.kind() {
-            ErrorKind::NotANamespace => WireError::NotANamespace,
-            ErrorKind::Exists if undo.is_empty() => {
-                // After the undo: an interface that is still there is not ours.
-                let taken = self.kernel.fetch_pod_side(netns, ifname).is_ok_and(|side| side.link.is_some());
-                if taken {
-                    WireError::PodInterfaceTaken { ifname: ifname.to_owned() }
-                } else {
-                    WireError::Kernel { source, undo }
-                }
+        match self.kernel.fetch_pod_side(netns, ifname) {
+            Err(error) if error.kind() == ErrorKind::NotANamespace => WireError::NotANamespace,
+            // After the undo: an interface that is still there is not ours.
+            Ok(side) if source.kind() == ErrorKind::Exists && undo.is_empty() && side.link.is_some() => {
+                WireError::PodInterfaceTaken { ifname: ifname.to_owned() }
             }
             _ => WireError::Kernel { source, undo },
         }

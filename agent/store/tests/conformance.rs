@@ -203,55 +203,75 @@ async fn foreign_files_are_refused_and_left_alone() {
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
 }
 
-/// Damage of every sort, at places spread over the file: it is refused with the remedy, or it hit nothing that
-/// is read. Never a panic, never a wrong object.
+/// Damage of every sort, at places spread over the file, in a store that was closed and in one that crashed: it is
+/// refused with the remedy and left alone, or it hit nothing that is read. Never a panic, never a wrong object.
 #[tokio::test]
 async fn damaged_files_are_refused_or_read_right() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, damaged) = (dir.path().join("store.redb"), dir.path().join("damaged.redb"));
+    let path = dir.path().join("store.redb");
     let store = open(&path).await;
     let mut made: Vec<Versioned<IpPool>> = Vec::new();
     for i in 0..30 {
         made.push(store.create(pool(&format!("p{i:02}"), i)).await.unwrap());
     }
+    let crashed = std::fs::read(&path).unwrap();
     drop(store);
-    let whole = std::fs::read(&path).unwrap();
+    let closed = std::fs::read(&path).unwrap();
+    assert_ne!(crashed, closed, "closing a store leaves its mark");
 
-    let mut refusals = 0;
-    let mut check = async |what: &str, content: &[u8]| {
-        std::fs::write(&damaged, content).unwrap();
-        match EmbeddedStore::open(&damaged, OPTIONS).await {
-            Err(error) => {
-                refusals += 1;
-                let text = error.to_string();
-                assert!(
-                    text.contains("damaged.redb") && matches!(error, OpenError::Unusable { .. }),
-                    "{what}: {text}"
-                );
+    for whole in [&closed, &crashed] {
+        let mut refusals = 0;
+        for (what, content) in damages(whole) {
+            refusals += u32::from(is_refused(&dir.path().join("damaged.redb"), &what, &content, &made).await);
+        }
+        assert!(refusals > 30, "{refusals} refusals: the damage hit nothing");
+    }
+}
+
+/// Shorter files, and changes to pages that are in use.
+fn damages(whole: &[u8]) -> Vec<(String, Vec<u8>)> {
+    const PAGE_LEN: usize = 4096;
+    let mut damages = Vec::new();
+    for len in [1, 9, 64, PAGE_LEN, whole.len() / 2, whole.len() - PAGE_LEN, whole.len() - 1] {
+        damages.push((format!("cut to {len}"), whole[..len].to_vec()));
+    }
+    for (number, page) in whole.chunks(PAGE_LEN).enumerate() {
+        if page.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let start = number * PAGE_LEN;
+        for offset in [12, 130, 700, 4090] {
+            let mut content = whole.to_vec();
+            content[start + offset] ^= 0x40;
+            damages.push((format!("page {number}, byte {offset}"), content));
+        }
+        let mut content = whole.to_vec();
+        content[start..start + PAGE_LEN].fill(0);
+        damages.push((format!("page {number} zeroed"), content));
+    }
+    damages
+}
+
+async fn is_refused(path: &Path, what: &str, content: &[u8], expected: &[Versioned<IpPool>]) -> bool {
+    std::fs::write(path, content).unwrap();
+    match EmbeddedStore::open(path, OPTIONS).await {
+        Err(error) => {
+            assert!(matches!(error, OpenError::Unusable { .. }), "{what}: {error}");
+            assert!(error.to_string().contains("damaged.redb"), "{what}: {error}");
+            assert!(std::fs::read(path).unwrap() == content, "{what}: the file was changed");
+            true
+        }
+        Ok(store) => match store.list::<IpPool>().await {
+            Ok(list) => {
+                assert!(list.items == expected, "{what}: {} of {}", list.items.len(), expected.len());
+                false
             }
-            Ok(store) => match store.list::<IpPool>().await {
-                Ok(list) => assert_eq!(list.items, made, "{what}"),
-                Err(StoreError::Internal { .. } | StoreError::Unavailable { .. }) => refusals += 1,
-                Err(error) => panic!("{what}: {error}"),
-            },
-        }
-    };
-    for len in [1, 9, 64, 4096, whole.len() / 2, whole.len() - 4096, whole.len() - 1] {
-        check(&format!("cut to {len}"), &whole[..len]).await;
+            Err(error) => {
+                assert!(matches!(error, StoreError::Internal { .. }), "{what}: {error}");
+                true
+            }
+        },
     }
-    let pages_in_use = whole.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
-    for (page, _) in pages_in_use {
-        for offset in [3, 40, 700, 2000, 4090] {
-            let mut content = whole.clone();
-            let Some(byte) = content.get_mut(page * 4096 + offset) else { continue };
-            *byte ^= 0x40;
-            check(&format!("page {page}, byte {offset}"), &content).await;
-        }
-        let mut content = whole.clone();
-        content[page * 4096..].iter_mut().take(4096).for_each(|byte| *byte = 0);
-        check(&format!("page {page} zeroed"), &content).await;
-    }
-    assert!(refusals > 10, "{refusals} refusals: the damage hit nothing");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! Database work runs on tokio's threads for blocking work, so these calls need a tokio runtime.
 
 mod file;
+mod opening;
 mod row;
 
 use std::path::Path;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
-pub use file::{OpenError, OpenOptions};
+pub use file::OpenOptions;
+pub use opening::OpenError;
 
 use crate::event::{self, Batch, Log, Watch};
 use crate::interface::{List, Store, StoreError};

@@ -5,8 +5,8 @@
 //! change   crc32 (4) | 0 put, 1 delete (1) | revision of the object (8) | length of kind (2) | kind
 //!                    | length of key (2) | key | JSON
 //! ```
-//! Numbers are little-endian; the checksum covers everything after it. The database checks its own pages only
-//! when it repairs; this finds damage whenever a row is read.
+//! Numbers are little-endian; the checksum covers everything after it. The database's own checksums are looked
+//! at only when a file is opened; this finds damage whenever a row is read.
 
 use crate::versioned::Revision;
 

@@ -163,3 +163,28 @@ fn jitter(ceiling: Duration) -> Duration {
     let ceiling_ns = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random % ceiling_ns.max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let patience = Patience::default();
+        let ceilings_ms: Vec<_> = (0..10).map(|failed| patience.pause_ceiling(failed).as_millis()).collect();
+        assert_eq!(ceilings_ms, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(patience.pause_ceiling(u32::MAX), patience.longest_pause);
+    }
+
+    #[test]
+    fn pauses_are_spread_below_their_ceiling() {
+        let ceiling = Duration::from_millis(100);
+        let pauses: Vec<_> = (0..200).map(|_| jitter(ceiling)).collect();
+        assert!(pauses.iter().all(|pause| *pause < ceiling));
+        assert!(
+            pauses.iter().any(|pause| *pause < ceiling / 4)
+                && pauses.iter().any(|pause| *pause > ceiling / 4 * 3)
+        );
+        assert_eq!(jitter(Duration::ZERO), Duration::ZERO);
+    }
+}

@@ -5,7 +5,7 @@
 //! * [`manifest`]: from YAML to checked objects and pure types, and back to YAML.
 //! * [`Store`]: create-if-absent, compare-and-swap, compare-and-delete, list and watch; implemented by
 //!   [`embedded`] (a file on this machine) and [`memory`] (tests and simulation), checked by
-//!   [`conformance`], and used through [`retry`].
+//!   `conformance` (a feature, for tests), and used through [`retry`].
 //!
 //! It decides nothing about addresses (that is `ipam`) and knows no node, socket or kernel.
 #![forbid(unsafe_code)]

@@ -15,9 +15,6 @@ pub(crate) const DELETE: &str = "delete";
 pub(crate) const LIST: &str = "list";
 pub(crate) const WATCH: &str = "watch";
 
-/// Stands where an operation is about all objects of a kind.
-pub(crate) const ALL: &str = "(all)";
-
 /// The largest object the store takes, in bytes of JSON: as etcd's default request limit.
 pub(crate) const MAX_OBJECT_BYTES: usize = 1_536 * 1024;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::ALL;
 use super::opening::{self, OpenError};
 use super::row::{ChangeRow, ObjectRow};
 use crate::event::{BATCH_LEN, Batch, Event};
@@ -14,7 +15,7 @@ use crate::interface::{List, StoreError};
 use crate::key::Key;
 use crate::resource::Resource;
 use crate::rules::{
-    ALL, CREATE, DELETE, GET, LIST, REPLACE, WATCH, check_expected, check_position, ensure_uid, from_json,
+    CREATE, DELETE, GET, LIST, REPLACE, WATCH, check_expected, check_position, ensure_uid, from_json,
     internal, keep_uid, to_json,
 };
 use crate::versioned::{Revision, Versioned};

@@ -22,9 +22,12 @@ use crate::event::{self, Batch, Log, Watch};
 use crate::interface::{List, Store, StoreError};
 use crate::key::Key;
 use crate::resource::Resource;
-use crate::rules::{ALL, CREATE, DELETE, GET, LIST, REPLACE, WATCH, internal, key_of};
+use crate::rules::{CREATE, DELETE, GET, LIST, REPLACE, WATCH, internal, key_of};
 use crate::versioned::{Revision, Versioned};
 use file::File;
+
+/// Stands in errors where an operation is about all objects of a kind.
+const ALL: &str = "(all)";
 
 /// A store in a file. The file is closed, and free for others, when the last handle, watch and call under way
 /// is gone.

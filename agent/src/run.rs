@@ -39,7 +39,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (journal, loaded) = Journal::open(lock, &config.state_dir, owner)?;
     let settings = settings_of(&config);
     let dataplane = Arc::new(
-        tokio::task::spawn_blocking(move || Dataplane::open(settings)).await?.context("open the dataplane")?,
+        tokio::task::spawn_blocking(move || Dataplane::open(settings))
+            .await?
+            .context("open the dataplane")?,
     );
     let store = open_store(&config.store_path).await?;
     let (socket_path, resync) = (config.socket_path.clone(), config.resync);
@@ -111,7 +113,8 @@ async fn take_lock(config: &Config, stop: &CancellationToken) -> Result<Option<L
 
 async fn open_store(path: &Path) -> anyhow::Result<EmbeddedStore> {
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("make the store's directory {}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("make the store's directory {}", dir.display()))?;
     }
     Ok(EmbeddedStore::open(path, OpenOptions::default()).await?)
 }

@@ -29,7 +29,12 @@ impl<S: Store> AgentService<S> {
 }
 
 impl<S: Store> Service for AgentService<S> {
-    async fn answer(&self, request: Request, descriptor: Option<OwnedFd>, cancel: CancellationToken) -> Reply {
+    async fn answer(
+        &self,
+        request: Request,
+        descriptor: Option<OwnedFd>,
+        cancel: CancellationToken,
+    ) -> Reply {
         match request {
             Request::CniAdd(add) => reply(self.pods.add(add, descriptor, cancel).await, Reply::Added),
             Request::CniDel(del) => reply(self.pods.del(&del).await, |()| Reply::Done),
@@ -40,7 +45,9 @@ impl<S: Store> Service for AgentService<S> {
             Request::Get(get) => reply(self.operator.get(&get), Reply::Objects),
             Request::Delete(delete) => reply(self.operator.delete(&delete).await, Reply::Applied),
             Request::IpamShow(show) => Reply::Ipam(self.operator.ipam_show(&show)),
-            Request::IpamRelease(release) => reply(self.operator.ipam_release(&release).await, Reply::Released),
+            Request::IpamRelease(release) => {
+                reply(self.operator.ipam_release(&release).await, Reply::Released)
+            }
             Request::PoolsExport => Reply::Pools(self.operator.pools_export()),
             Request::NodeStatus => {
                 reply(self.operator.node_status().await, |status| Reply::Node(Box::new(status)))

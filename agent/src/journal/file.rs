@@ -178,6 +178,12 @@ impl Journal {
         Ok(())
     }
 
+    /// Writes go to this file from here on, so that a test can see what happens when they fail.
+    #[cfg(test)]
+    pub(crate) fn break_for_test(&mut self, file: File) {
+        self.file = file;
+    }
+
     fn header(&self) -> Header {
         Header {
             journal: FORMAT.to_owned(),

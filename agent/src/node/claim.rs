@@ -50,7 +50,10 @@ impl<S: Store> Node<S> {
     pub async fn claim(&self, claim: &BlockClaim) -> Result<Cidr, ClaimError> {
         let _turn = self.claiming.lock().await;
         let pool = &claim.pool;
-        let internal = |reason: &dyn std::fmt::Display| ClaimError::Internal { pool: pool.clone(), reason: reason.to_string() };
+        let internal = |reason: &dyn std::fmt::Display| ClaimError::Internal {
+            pool: pool.clone(),
+            reason: reason.to_string(),
+        };
         if self.ledger().ipam().block(&claim.cidr).is_some() {
             // Somebody who was before us in the line has claimed it.
             return Ok(claim.cidr);
@@ -72,7 +75,13 @@ impl<S: Store> Node<S> {
     }
 
     /// Whether the block is ours now.
-    async fn create(&self, cidr: Cidr, pool: &PoolName, pool_uid: &str, nonce: String) -> Result<bool, ClaimError> {
+    async fn create(
+        &self,
+        cidr: Cidr,
+        pool: &PoolName,
+        pool_uid: &str,
+        nonce: String,
+    ) -> Result<bool, ClaimError> {
         let failed = |source| ClaimError::Store { pool: pool.clone(), source };
         let key = Key::of_block(cidr);
         let object = IpBlock {
@@ -106,7 +115,8 @@ impl<S: Store> Node<S> {
     /// Reads the pool's entry live, and gives the block back if the pool is gone.
     async fn confirm(&self, cidr: Cidr, pool: &PoolName, uid: &str) -> Result<(), ClaimError> {
         let failed = |source| ClaimError::Store { pool: pool.clone(), source };
-        let key = Key::named(IpPoolRegistry::NAME).map_err(|error| ClaimError::Internal { pool: pool.clone(), reason: error.to_string() })?;
+        let key = Key::named(IpPoolRegistry::NAME)
+            .map_err(|error| ClaimError::Internal { pool: pool.clone(), reason: error.to_string() })?;
         let stored = self.store.get::<IpPoolRegistry>(&key).await.map_err(failed)?;
         let registry = registry_of(stored.as_ref()).unwrap_or_default();
         if registry.entry(pool).is_some_and(|entry| entry.uid == uid && !entry.terminating) {

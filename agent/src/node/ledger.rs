@@ -32,13 +32,25 @@ pub enum LedgerError {
     Journal(#[from] JournalError),
     /// It does not fit what is there.
     #[error(transparent)]
-    Apply(#[from] ApplyError),
+    Apply(Box<ApplyError>),
     /// Somebody else holds the address.
     #[error(transparent)]
-    Free(#[from] FreeError),
+    Free(Box<FreeError>),
     /// The handle holds nothing.
     #[error("{0} holds no address on this node")]
     Unknown(Handle),
+}
+
+impl From<ApplyError> for LedgerError {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(Box::new(error))
+    }
+}
+
+impl From<FreeError> for LedgerError {
+    fn from(error: FreeError) -> Self {
+        Self::Free(Box::new(error))
+    }
 }
 
 /// A block of this node, as the store says.
@@ -154,7 +166,12 @@ impl Ledger {
     ///
     /// # Errors
     /// The journal does not take it.
-    pub fn intend_claim(&mut self, cidr: Cidr, pool: &PoolName, fresh: String) -> Result<String, LedgerError> {
+    pub fn intend_claim(
+        &mut self,
+        cidr: Cidr,
+        pool: &PoolName,
+        fresh: String,
+    ) -> Result<String, LedgerError> {
         if let Some(nonce) = self.nonces.get(&cidr) {
             return Ok(nonce.clone());
         }
@@ -252,7 +269,12 @@ impl Ledger {
     ///
     /// # Errors
     /// The journal does not take it: everything stays held.
-    pub fn free(&mut self, handle: &Handle, pools: &PoolTable, now: BootTime) -> Result<Vec<IpAddr>, LedgerError> {
+    pub fn free(
+        &mut self,
+        handle: &Handle,
+        pools: &PoolTable,
+        now: BootTime,
+    ) -> Result<Vec<IpAddr>, LedgerError> {
         if self.ipam.decide_free(handle).is_empty() {
             return Ok(Vec::new());
         }
@@ -323,5 +345,172 @@ impl Ledger {
             std::iter::once(assign).chain(pod.to_wired_record().map(Record::Commit))
         });
         claims.chain(queues).chain(pods).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use ipam::{Pool, PoolSpec};
+    use model::{Identity, Workload};
+
+    use super::*;
+    use crate::journal::{Loaded, Lock, Owner};
+
+    const NOW: BootTime = BootTime::from_millis(1_000_000);
+
+    fn pools(cooldown_s: u64) -> PoolTable {
+        let mut spec = PoolSpec::new("p".parse().unwrap(), "10.0.0.0/26".parse().unwrap());
+        spec.cooldown = Duration::from_secs(cooldown_s);
+        PoolTable::new([Pool::new(spec).unwrap()])
+    }
+
+    fn block() -> OwnBlock {
+        OwnBlock { cidr: "10.0.0.0/29".parse().unwrap(), pool: "p".parse().unwrap(), nonce: "n".into() }
+    }
+
+    /// The ledger that an agent started on this directory has.
+    fn start(dir: &Path, pools: &PoolTable) -> Ledger {
+        let owner = Owner { node: "node-1".into(), boot_id: "boot-1".into() };
+        let (journal, loaded) = Journal::open(Lock::try_acquire(dir).unwrap(), dir, owner).unwrap();
+        let records = match loaded {
+            Loaded::Records { records, .. } => records,
+            Loaded::Fresh => Vec::new(),
+            other => panic!("{other:?}"),
+        };
+        let (ledger, problems) = Ledger::replay(journal, &[block()], &records, pools, NOW);
+        assert_eq!(problems, [""; 0]);
+        ledger
+    }
+
+    fn handle(id: &str) -> Handle {
+        Handle::new(id, "eth0").unwrap()
+    }
+
+    fn give(ledger: &mut Ledger, id: &str, last_octet: u8) {
+        let address = [10, 0, 0, last_octet];
+        let pod = Pod {
+            identity: Identity {
+                handle: handle(id),
+                ipv4: Some(address.into()),
+                ipv6: None,
+                network: "pods".into(),
+                workload: Workload::default(),
+            },
+            pools: vec!["p".parse().unwrap()],
+            netns: Some(NetnsId { dev: 4, ino: 5 }),
+            since: NOW,
+            wired: None,
+        };
+        let assignment =
+            Assignment { pool: "p".parse().unwrap(), block: block().cidr, address: address.into() };
+        ledger.assign(pod, &[assignment], NOW).unwrap();
+    }
+
+    fn wired() -> Wired {
+        Wired { host_mac: "02:00:00:00:00:01".into(), pod_mac: "02:00:00:00:00:02".into(), mtu_bytes: 1480 }
+    }
+
+    /// What a restart finds is what there was, whether or not the journal was rewritten before.
+    fn check_restart(pools: &PoolTable, change: impl Fn(&mut Ledger)) -> Ledger {
+        let mut last = None;
+        for rewritten in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut ledger = start(dir.path(), pools);
+            change(&mut ledger);
+            if rewritten {
+                let records = ledger.records();
+                ledger.journal.rewrite(&records).unwrap();
+            }
+            let (ipam, pods) = (ledger.ipam.clone(), ledger.pods.clone());
+            drop(ledger);
+            let again = start(dir.path(), pools);
+            assert_eq!(again.pods, pods, "rewritten: {rewritten}");
+            let holders = |ipam: &NodeIpam| ipam.allocations().collect::<Vec<_>>();
+            assert_eq!(holders(&again.ipam), holders(&ipam), "rewritten: {rewritten}");
+            let queue = |ipam: &NodeIpam| {
+                let block = ipam.block(&block().cidr).unwrap();
+                (block.freed().collect::<Vec<_>>(), block.cooling().collect::<Vec<_>>())
+            };
+            assert_eq!(queue(&again.ipam), queue(&ipam), "rewritten: {rewritten}");
+            last = Some(again);
+        }
+        last.unwrap()
+    }
+
+    #[test]
+    fn a_restart_finds_every_pod_wired_or_not() {
+        let again = check_restart(&pools(0), |ledger| {
+            give(ledger, "a", 0);
+            give(ledger, "b", 1);
+            ledger.commit(&handle("a"), wired(), NetnsId { dev: 4, ino: 5 }).unwrap();
+        });
+        assert_eq!(again.pod(&handle("a")).unwrap().wired, Some(wired()));
+        assert_eq!(again.pod(&handle("b")).unwrap().wired, None);
+    }
+
+    #[test]
+    fn a_restart_keeps_the_order_of_freed_addresses() {
+        let again = check_restart(&pools(0), |ledger| {
+            for (id, octet) in [("a", 0), ("b", 1), ("c", 2)] {
+                give(ledger, id, octet);
+            }
+            for id in ["b", "a"] {
+                ledger.free(&handle(id), &pools(0), NOW).unwrap();
+            }
+        });
+        let freed: Vec<_> = again.ipam.block(&block().cidr).unwrap().freed().map(|a| a.to_string()).collect();
+        assert_eq!(freed, ["10.0.0.1", "10.0.0.0"]);
+    }
+
+    #[test]
+    fn a_restart_keeps_cooldowns() {
+        let again = check_restart(&pools(60), |ledger| {
+            give(ledger, "a", 0);
+            ledger.free(&handle("a"), &pools(60), NOW).unwrap();
+        });
+        let cooling: Vec<_> = again.ipam.block(&block().cidr).unwrap().cooling().collect();
+        assert_eq!(cooling, [([10, 0, 0, 0].into(), NOW.after(Duration::from_secs(60)))]);
+    }
+
+    #[test]
+    fn a_single_address_is_freed_by_its_holder_alone() {
+        check_restart(&pools(0), |ledger| {
+            give(ledger, "a", 0);
+            let address = [10, 0, 0, 0].into();
+            let other = ledger.free_address(&handle("b"), address, &pools(0), NOW);
+            assert!(matches!(other, Err(LedgerError::Free(_))));
+            assert_eq!(ledger.free_address(&handle("a"), address, &pools(0), NOW).unwrap(), [address]);
+            assert_eq!(ledger.free_address(&handle("a"), address, &pools(0), NOW).unwrap(), [address; 0]);
+            assert!(ledger.pod(&handle("a")).is_none());
+        });
+    }
+
+    #[test]
+    fn an_assignment_that_the_journal_does_not_take_never_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = start(dir.path(), &pools(0));
+        // /dev/full refuses every write.
+        ledger.journal.break_for_test(std::fs::File::options().write(true).open("/dev/full").unwrap());
+        let before = ledger.ipam.block(&block().cidr).unwrap().used_count();
+        let pod_count = ledger.pods.len();
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| give(&mut ledger, "a", 0)));
+        assert!(failed.is_err());
+        assert_eq!(ledger.ipam.block(&block().cidr).unwrap().used_count(), before);
+        assert_eq!(ledger.pods.len(), pod_count);
+    }
+
+    #[test]
+    fn an_earlier_claim_whose_outcome_is_unknown_keeps_its_nonce() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = start(dir.path(), &pools(0));
+        let cidr = "10.0.0.8/29".parse().unwrap();
+        let pool = "p".parse().unwrap();
+        assert_eq!(ledger.intend_claim(cidr, &pool, "first".into()).unwrap(), "first");
+        assert_eq!(ledger.intend_claim(cidr, &pool, "second".into()).unwrap(), "first");
+        drop(ledger);
+        assert!(start(dir.path(), &pools(0)).has_nonce(&cidr, "first"));
     }
 }

@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_written_is_seen_by_whoever_waits_for_it() {
-        let (store, stop) = (MemoryStore::default(), CancellationToken::new());
+        let (store, stop) = (MemoryStore::new(100), CancellationToken::new());
         store.create(namespace("before")).await.unwrap();
         let mirror = Mirror::<Namespace>::start(&store, &stop).await.unwrap();
         assert_eq!(mirror.read().len(), 1);

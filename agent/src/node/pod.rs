@@ -116,7 +116,10 @@ impl Pod {
                 IpAddr::V6(v6) => (ipv6.replace(*v6).is_some(), 1),
             };
             if taken.0 {
-                return Err(RecordError::new(what, format_args!("a second address of one family, {address}")));
+                return Err(RecordError::new(
+                    what,
+                    format_args!("a second address of one family, {address}"),
+                ));
             }
             of_family[taken.1] = Some(pool);
         }

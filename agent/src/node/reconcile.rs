@@ -56,7 +56,12 @@ pub struct Summary {
 impl Reconciler {
     /// A reconciler that has not run.
     #[must_use]
-    pub fn new(dataplane: Arc<Dataplane>, world: Arc<World>, ledger: Arc<Mutex<Ledger>>, sweep: bool) -> Self {
+    pub fn new(
+        dataplane: Arc<Dataplane>,
+        world: Arc<World>,
+        ledger: Arc<Mutex<Ledger>>,
+        sweep: bool,
+    ) -> Self {
         let shared = Shared {
             dataplane,
             world,

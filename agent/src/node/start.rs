@@ -1,8 +1,8 @@
 //! Starting the node: from the files of an earlier agent and the kernel's own state to one that may serve.
 //!
 //! 1. The journal is opened under its lock; the store is read.
-//! 2. The ledger is replayed. A damaged journal is rebuilt from the aliases of the kernel's interfaces: who holds an
-//!    address is put back, every other address cools first.
+//! 2. The ledger is replayed. A journal that is damaged or was removed is rebuilt from the aliases of the kernel's
+//!    interfaces: who holds an address is put back, every other address cools first.
 //! 3. What a crash cut short is finished: a pod that was assigned addresses but never promised to the runtime is
 //!    taken down.
 //! 4. Pools that wait are admitted, and the kernel is compared once before anything is served.
@@ -86,14 +86,18 @@ impl<S: Store> Node<S> {
             }
         };
         let (mut ledger, mut problems) = Ledger::replay(journal, &view.own, records, &view.pools, now);
-        if matches!(loaded, Loaded::Damaged { .. }) {
+        if journal_is_lost(&loaded, &dataplane).await? {
             problems.extend(rebuild(&mut ledger, &dataplane, &world, now).await?);
         }
         for problem in &problems {
-            error!(problem, "the journal does not fit the store; nothing of ours is swept until that is mended");
+            error!(
+                problem,
+                "the journal does not fit the store; nothing of ours is swept until that is mended"
+            );
         }
         let ledger = Arc::new(Mutex::new(ledger));
-        let reconciler = Reconciler::new(dataplane.clone(), world.clone(), ledger.clone(), problems.is_empty());
+        let reconciler =
+            Reconciler::new(dataplane.clone(), world.clone(), ledger.clone(), problems.is_empty());
         let node = Arc::new(Self {
             config,
             store,
@@ -157,13 +161,34 @@ impl<S: Store> Node<S> {
             return Ok(());
         }
         let max_tag_id = self.config.mark_layout.max_tag_id();
-        let admitted =
-            update_registry(&self.store, move |registry| decide_admissions(registry, &candidates, max_tag_id).0);
+        let admitted = update_registry(&self.store, move |registry| {
+            decide_admissions(registry, &candidates, max_tag_id).0
+        });
         if let Some(revision) = admitted.await? {
             self.world.registry.reached(revision).await;
             self.world.refresh();
         }
         Ok(())
+    }
+}
+
+/// Whether allocations may exist that no journal speaks of: it was damaged, or there is none although interfaces of
+/// ours are there, so somebody removed it since the boot.
+async fn journal_is_lost(loaded: &Loaded, dataplane: &Arc<Dataplane>) -> Result<bool, StartError> {
+    match loaded {
+        Loaded::Damaged { .. } => Ok(true),
+        Loaded::Records { .. } => Ok(false),
+        Loaded::Fresh | Loaded::EarlierBoot => {
+            let reading = dataplane.clone();
+            let found = blocking(move || reading.fetch_pods()).await??;
+            if !found.is_empty() {
+                error!(
+                    interfaces = found.len(),
+                    "there is no journal, but there are pods; rebuilding from the kernel"
+                );
+            }
+            Ok(!found.is_empty())
+        }
     }
 }
 
@@ -187,7 +212,9 @@ async fn rebuild(
                 continue;
             }
         };
-        let pool_of = |address| view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone());
+        let pool_of = |address| {
+            view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone())
+        };
         let pools: Vec<_> = identity.addresses().filter_map(pool_of).collect();
         let handle = identity.handle.clone();
         let pod = Pod {

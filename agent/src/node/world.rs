@@ -118,7 +118,11 @@ impl World {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn start<S: Store>(store: &S, node: Node, stop: &CancellationToken) -> Result<Arc<Self>, StoreError> {
+    pub async fn start<S: Store>(
+        store: &S,
+        node: Node,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
         let empty = View {
             pools: PoolTable::default(),
             registry: Registry::default(),
@@ -201,7 +205,12 @@ impl World {
             Registry::default()
         });
         let tagged = self.tagged.read().unwrap_or_else(PoisonError::into_inner);
-        let pools = self.pools.read().values().filter_map(|object| self.pool(object, &registry, &tagged)).collect::<Vec<_>>();
+        let pools = self
+            .pools
+            .read()
+            .values()
+            .filter_map(|object| self.pool(object, &registry, &tagged))
+            .collect::<Vec<_>>();
         let mut reserved = Vec::new();
         for object in self.reservations.read().values() {
             match manifest::ranges_of(&object.value) {
@@ -209,7 +218,9 @@ impl World {
                     let name = &object.value.metadata.name;
                     reserved.extend(ranges.into_iter().map(|range| (name.clone(), range)));
                 }
-                Err(errors) => warn!(name = object.value.metadata.name, ?errors, "a reservation is passed over"),
+                Err(errors) => {
+                    warn!(name = object.value.metadata.name, ?errors, "a reservation is passed over");
+                }
             }
         }
         let (mut foreign, mut own) = (ForeignBlocks::default(), Vec::new());
@@ -240,7 +251,12 @@ impl World {
         self.registry.get(&Key::named(IpPoolRegistry::NAME).ok()?)
     }
 
-    fn pool(&self, object: &Versioned<IpPool>, registry: &Registry, tagged: &BTreeSet<(Cidr, TagId)>) -> Option<Pool> {
+    fn pool(
+        &self,
+        object: &Versioned<IpPool>,
+        registry: &Registry,
+        tagged: &BTreeSet<(Cidr, TagId)>,
+    ) -> Option<Pool> {
         let mut spec = match manifest::pool_of(&object.value) {
             Ok(pool) => pool.into_spec(),
             Err(errors) => {

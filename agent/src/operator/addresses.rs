@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipam::AddressState;
 use model::{BootTime, Handle};
 use rpc::{
-    AddressUsage, BlockUsage, ErrorCode, IpamReleaseReply, IpamReleaseRequest, IpamReply, IpamShowRequest, PoolUsage,
-    Usage,
+    AddressUsage, BlockUsage, ErrorCode, IpamReleaseReply, IpamReleaseRequest, IpamReply, IpamShowRequest,
+    PoolUsage, Usage,
 };
 use store::Store;
 
@@ -131,7 +131,10 @@ impl<S: Store> Operator<S> {
     /// The handle does not hold the address, or its interface exists and `force` is not given.
     pub async fn ipam_release(&self, request: &IpamReleaseRequest) -> Answer<IpamReleaseReply> {
         let (container_id, ifname) = request.handle.rsplit_once('/').ok_or_else(|| {
-            invalid(format!("handle {:?}: expected CONTAINER-ID/INTERFACE, as `ipam show` prints it", request.handle))
+            invalid(format!(
+                "handle {:?}: expected CONTAINER-ID/INTERFACE, as `ipam show` prints it",
+                request.handle
+            ))
         })?;
         let handle = Handle::new(container_id, ifname).map_err(invalid)?;
         if let Some(address) = request.address {
@@ -171,7 +174,8 @@ impl<S: Store> Operator<S> {
 }
 
 fn workload_of(ledger: &Ledger, handle: &Handle) -> String {
-    let workload = ledger.pod(handle).map(|pod| &pod.identity.workload).filter(|workload| !workload.pod.is_empty());
+    let workload =
+        ledger.pod(handle).map(|pod| &pod.identity.workload).filter(|workload| !workload.pod.is_empty());
     workload.map(ToString::to_string).unwrap_or_default()
 }
 

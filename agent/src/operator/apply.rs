@@ -109,7 +109,9 @@ impl AnyWrite {
                 }
                 Self::Pool(Box::new(write))
             }
-            Object::Reservation(object, _) => Self::Reservation(Write::plan(&world.reservations, key, object)),
+            Object::Reservation(object, _) => {
+                Self::Reservation(Write::plan(&world.reservations, key, object))
+            }
             Object::Namespace(object) => Self::Namespace(Write::plan(&world.namespaces, key, object)),
             Object::Pod(object) => Self::Pod(Write::plan(&world.pods, key, object)),
         };
@@ -140,7 +142,11 @@ impl<S: Store> Operator<S> {
             let name = object.key.to_string();
             let (kind, write) = AnyWrite::plan(world, object);
             let outcome = each!(&write, world, |write, _mirror| write.outcome());
-            reply.results.push(ObjectResult { kind: kind.word().to_owned(), name, outcome: outcome.to_owned() });
+            reply.results.push(ObjectResult {
+                kind: kind.word().to_owned(),
+                name,
+                outcome: outcome.to_owned(),
+            });
             writes.push(write);
         }
         if request.dry_run {
@@ -151,7 +157,11 @@ impl<S: Store> Operator<S> {
             world.refresh();
             self.node.admit_waiting().await.map_err(try_again)?;
             let errors = self.node.reconciler.run().await;
-            reply.warnings.extend(errors.into_iter().map(|error| format!("applied, but the kernel is not in step yet: {error}")));
+            reply.warnings.extend(
+                errors
+                    .into_iter()
+                    .map(|error| format!("applied, but the kernel is not in step yet: {error}")),
+            );
         }
         info!(objects = writes.len(), "applied");
         Ok(reply)
@@ -166,10 +176,16 @@ impl<S: Store> Operator<S> {
             let (name, pool) = (&pool.1.name, &pool.1);
             let known = view.pools.by_name(name);
             if known.is_some_and(|known| known.terminating) {
-                errors.push(format!("{}: pool {name} is being deleted: wait until it is gone", object.source));
+                errors
+                    .push(format!("{}: pool {name} is being deleted: wait until it is gone", object.source));
             }
             let uid = known.map_or_else(|| "new".to_owned(), |known| known.uid.clone());
-            candidates.push(Candidate { name: name.clone(), uid, cidr: pool.cidr, block_size: pool.block_size });
+            candidates.push(Candidate {
+                name: name.clone(),
+                uid,
+                cidr: pool.cidr,
+                block_size: pool.block_size,
+            });
         }
         let max_tag_id = self.node.config.mark_layout.max_tag_id();
         let (_, refusals) = decide_admissions(&view.registry, &candidates, max_tag_id);
@@ -210,7 +226,8 @@ impl<S: Store> Operator<S> {
         let (store, world) = (&self.node.store, &self.node.world);
         let mut left = Vec::new();
         for (write, revision) in written.into_iter().rev() {
-            let undone = each!(write, world, |write, _mirror| (&write.key, write.undo(store, revision).await));
+            let undone =
+                each!(write, world, |write, _mirror| (&write.key, write.undo(store, revision).await));
             if let (key, Err(failure)) = undone {
                 error!(%key, %failure, "an object written by an apply that failed stays");
                 left.push(format!("{key} was written and could not be put back: {failure}"));
@@ -237,9 +254,13 @@ fn write_refusal(error: &StoreError, left: Vec<String>) -> RpcError {
         format!("applied in part: {error}")
     };
     let mut refusal = match error {
-        StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } => refuse(ErrorCode::Conflict, message),
+        StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } => {
+            refuse(ErrorCode::Conflict, message)
+        }
         StoreError::Unavailable { .. } => try_again(message),
-        StoreError::NotFound { .. } | StoreError::Expired { .. } | StoreError::Internal { .. } => internal(message),
+        StoreError::NotFound { .. } | StoreError::Expired { .. } | StoreError::Internal { .. } => {
+            internal(message)
+        }
     };
     refusal.details = left;
     refusal

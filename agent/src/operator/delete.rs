@@ -26,20 +26,30 @@ impl<S: Store> Operator<S> {
             Kind::IpReservation => self.delete_object(kind, &world.reservations, &key).await?,
             Kind::Namespace => self.delete_object(kind, &world.namespaces, &key).await?,
             Kind::Pod => self.delete_object(kind, &world.pods, &key).await?,
-            Kind::IpBlock => return Err(invalid("blocks are released by the agents that own them, once they are empty")),
+            Kind::IpBlock => {
+                return Err(invalid("blocks are released by the agents that own them, once they are empty"));
+            }
         };
-        let result = ObjectResult { kind: kind.word().to_owned(), name: key.to_string(), outcome: outcome.to_owned() };
+        let result =
+            ObjectResult { kind: kind.word().to_owned(), name: key.to_string(), outcome: outcome.to_owned() };
         Ok(ApplyReply { results: vec![result], warnings: Vec::new() })
     }
 
-    async fn delete_object<R: Resource>(&self, kind: Kind, mirror: &Mirror<R>, key: &Key) -> Answer<&'static str> {
+    async fn delete_object<R: Resource>(
+        &self,
+        kind: Kind,
+        mirror: &Mirror<R>,
+        key: &Key,
+    ) -> Answer<&'static str> {
         let object = mirror.get(key).ok_or_else(|| not_found(kind, key))?;
         let deleted = self.node.store.compare_and_delete::<R>(key, object.revision).await;
         let revision = deleted.map_err(|error| match error {
             StoreError::Conflict { .. } => try_again(error),
             StoreError::NotFound { .. } => not_found(kind, key),
             StoreError::Unavailable { .. } => try_again(error),
-            StoreError::AlreadyExists { .. } | StoreError::Expired { .. } | StoreError::Internal { .. } => internal(error),
+            StoreError::AlreadyExists { .. } | StoreError::Expired { .. } | StoreError::Internal { .. } => {
+                internal(error)
+            }
         })?;
         mirror.reached(revision).await;
         self.node.world.refresh();

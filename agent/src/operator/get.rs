@@ -56,7 +56,9 @@ fn add_pool_status(view: &View, object: &mut Value) {
     let blocked = match (entry, &pool.not_admitted) {
         (_, Some(reason)) => Some(("NotAdmitted", reason.clone())),
         (None, None) => Some(("Pending", "it is not admitted yet".to_owned())),
-        (Some(_), None) if pool.tag.is_none() => Some(("Pending", "the kernel does not know its tag yet".to_owned())),
+        (Some(_), None) if pool.tag.is_none() => {
+            Some(("Pending", "the kernel does not know its tag yet".to_owned()))
+        }
         (Some(_), None) if pool.terminating => Some(("Terminating", "it is being deleted".to_owned())),
         (Some(_), None) if pool.disabled => Some(("Disabled", "it is disabled".to_owned())),
         (Some(_), None) => None,

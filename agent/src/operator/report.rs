@@ -1,7 +1,9 @@
 //! `pools export`, `status`, `version`.
 
 use dataplane::{AttachMode, UplinkSource};
-use rpc::{DropCount, NodeStatusReply, PoolRange, PoolTraffic, PoolsExportReply, ReconcileStatus, VersionReply};
+use rpc::{
+    DropCount, NodeStatusReply, PoolRange, PoolTraffic, PoolsExportReply, ReconcileStatus, VersionReply,
+};
 use store::Store;
 
 use super::Operator;
@@ -18,7 +20,8 @@ impl<S: Store> Operator<S> {
         let view = self.node.world.view();
         let marks = self.node.config.mark_layout;
         let range = |pool: &ipam::Pool| {
-            let tag = view.registry.entry(&pool.name).filter(|entry| entry.uid == pool.uid).map(|entry| entry.tag);
+            let tag =
+                view.registry.entry(&pool.name).filter(|entry| entry.uid == pool.uid).map(|entry| entry.tag);
             PoolRange {
                 name: pool.name.to_string(),
                 cidr: pool.cidr.to_string(),
@@ -41,14 +44,22 @@ impl<S: Store> Operator<S> {
     /// The kernel does not answer.
     pub async fn node_status(&self) -> Answer<NodeStatusReply> {
         let dataplane = self.node.dataplane.clone();
-        let read = blocking(move || Ok::<_, dataplane::DataplaneError>((dataplane.uplink()?, dataplane.drops()?, dataplane.pool_counters()?)));
+        let read = blocking(move || {
+            Ok::<_, dataplane::DataplaneError>((
+                dataplane.uplink()?,
+                dataplane.drops()?,
+                dataplane.pool_counters()?,
+            ))
+        });
         let (uplink, drops, counters) = read.await.map_err(internal)?.map_err(internal)?;
         let summary = self.node.reconciler.summary();
         let view = self.node.world.view();
         let ledger = self.node.ledger();
         let count = |count: usize| count as u64;
         let uplink_text = match (&uplink.ifname, uplink.source) {
-            (Some(name), UplinkSource::Configured) => format!("{name}, MTU {} (configured)", uplink.mtu_bytes),
+            (Some(name), UplinkSource::Configured) => {
+                format!("{name}, MTU {} (configured)", uplink.mtu_bytes)
+            }
             (Some(name), _) => format!("{name}, MTU {} (default route)", uplink.mtu_bytes),
             (None, _) => format!("none, MTU {} assumed", uplink.mtu_bytes),
         };
@@ -78,7 +89,10 @@ impl<S: Store> Operator<S> {
                 last_planned: count(summary.last_planned_count),
                 last_errors: summary.last_errors,
             },
-            drops: drops.into_iter().map(|(reason, packets)| DropCount { reason: reason.to_owned(), packets }).collect(),
+            drops: drops
+                .into_iter()
+                .map(|(reason, packets)| DropCount { reason: reason.to_owned(), packets })
+                .collect(),
             traffic: traffic.collect(),
         })
     }

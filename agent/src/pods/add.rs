@@ -36,7 +36,12 @@ impl<S: Store> Pods<S> {
     ///
     /// # Errors
     /// Refused or failed: nothing of it is left.
-    pub async fn add(&self, request: AddRequest, netns: Option<OwnedFd>, cancel: CancellationToken) -> Answer<AddReply> {
+    pub async fn add(
+        &self,
+        request: AddRequest,
+        netns: Option<OwnedFd>,
+        cancel: CancellationToken,
+    ) -> Answer<AddReply> {
         let handle = handle_of(&request.attachment)?;
         let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
         let netns = Arc::new(Netns::check(netns, &request.netns_path).map_err(invalid)?);
@@ -93,19 +98,29 @@ impl<S: Store> Pods<S> {
             let claim = {
                 let mut ledger = self.node.ledger();
                 let now = clock::now();
-                match ledger.ipam().decide_assign(&view.cluster(), &wanted, now).map_err(|refusal| refused(handle, &refusal))? {
+                match ledger
+                    .ipam()
+                    .decide_assign(&view.cluster(), &wanted, now)
+                    .map_err(|refusal| refused(handle, &refusal))?
+                {
                     Decision::Assign(assignments) => {
                         let pod = pod_of(handle, request, netns, &assignments);
-                        ledger.assign(pod.clone(), &assignments, now).map_err(|error| kept_nothing(&error))?;
+                        ledger
+                            .assign(pod.clone(), &assignments, now)
+                            .map_err(|error| kept_nothing(&error))?;
                         return Ok(pod);
                     }
-                    Decision::Held(_) => return Err(internal(format!("{handle} holds addresses but is no pod here"))),
+                    Decision::Held(_) => {
+                        return Err(internal(format!("{handle} holds addresses but is no pod here")));
+                    }
                     Decision::Claim(claim) => claim,
                 }
             };
             match self.node.claim(&claim).await {
                 Ok(_) | Err(ClaimError::Lost) => {}
-                Err(error @ (ClaimError::PoolGone(_) | ClaimError::Store { .. })) => return Err(try_again(error)),
+                Err(error @ (ClaimError::PoolGone(_) | ClaimError::Store { .. })) => {
+                    return Err(try_again(error));
+                }
                 Err(error @ ClaimError::Internal { .. }) => return Err(internal(error)),
             }
         }
@@ -123,12 +138,15 @@ impl<S: Store> Pods<S> {
             return Err(cancelled(pod.handle()));
         }
         let modes = self.modes_of(&pod.pools);
-        let (dataplane, node, netns_of_work) = (self.node.dataplane.clone(), self.node.clone(), netns.clone());
+        let (dataplane, node, netns_of_work) =
+            (self.node.dataplane.clone(), self.node.clone(), netns.clone());
         let (identity, asked_mtu) = (pod.identity.clone(), request.options.mtu_bytes);
         let wired = blocking(move || {
             let mtu_bytes = mtu_of(&node, asked_mtu, modes)?;
             let wiring = PodWiring { identity, mtu_bytes };
-            let wired = dataplane.wire(&wiring, netns_of_work.as_fd()).map_err(|error| wire_refusal(&wiring.identity, &error))?;
+            let wired = dataplane
+                .wire(&wiring, netns_of_work.as_fd())
+                .map_err(|error| wire_refusal(&wiring.identity, &error))?;
             Ok::<_, RpcError>(Wired {
                 host_mac: wired.host_mac.to_string(),
                 pod_mac: wired.pod_mac.to_string(),
@@ -154,7 +172,9 @@ impl<S: Store> Pods<S> {
     async fn take_back(&self, handle: &Handle) {
         match self.remove(handle).await {
             Ok(()) => debug!(%handle, "an ADD was taken back"),
-            Err(error) => warn!(%handle, %error, "an ADD could not be taken back whole; its DEL will try again"),
+            Err(error) => {
+                warn!(%handle, %error, "an ADD could not be taken back whole; its DEL will try again");
+            }
         }
     }
 }
@@ -206,7 +226,10 @@ fn reply_of(pod: &Pod, wired: &Wired) -> Answer<AddReply> {
 }
 
 fn cancelled(handle: &Handle) -> RpcError {
-    refuse(ErrorCode::Cancelled, format!("the ADD of {handle} was cancelled by its DEL, or its caller hung up"))
+    refuse(
+        ErrorCode::Cancelled,
+        format!("the ADD of {handle} was cancelled by its DEL, or its caller hung up"),
+    )
 }
 
 fn refused(handle: &Handle, refusal: &ipam::Refusal) -> RpcError {
@@ -217,7 +240,11 @@ fn refused(handle: &Handle, refusal: &ipam::Refusal) -> RpcError {
         ipam::RefusalKind::NoPool { .. } => ErrorCode::Exhausted,
         _ => ErrorCode::Invalid,
     };
-    RpcError { code, message: format!("no address for {handle}: {refusal}"), details: refusal.details().to_vec() }
+    RpcError {
+        code,
+        message: format!("no address for {handle}: {refusal}"),
+        details: refusal.details().to_vec(),
+    }
 }
 
 fn kept_nothing(error: &LedgerError) -> RpcError {

@@ -41,7 +41,8 @@ impl<S: Store> Pods<S> {
             network_v6: options.ipv6_pools.as_deref(),
         };
         let family = |family, assign: Option<bool>| {
-            let pools = requested_pools(&sources, family).map_err(|error| invalid(format!("pod {}: {error}", name_of(pod))))?;
+            let pools = requested_pools(&sources, family)
+                .map_err(|error| invalid(format!("pod {}: {error}", name_of(pod))))?;
             let want = match assign {
                 Some(true) => Want::Required,
                 Some(false) => Want::No,
@@ -62,7 +63,8 @@ impl<S: Store> Pods<S> {
             return Ok(Metadata::default());
         }
         let world = &self.node.world;
-        let key = Key::named(&pod.namespace).map_err(|error| invalid(format!("K8S_POD_NAMESPACE: {error}")))?;
+        let key =
+            Key::named(&pod.namespace).map_err(|error| invalid(format!("K8S_POD_NAMESPACE: {error}")))?;
         let namespace = world.namespaces.get(&key).ok_or_else(|| unknown("namespace", &pod.namespace))?;
         let key = Key::namespaced(&pod.namespace, &pod.name)
             .map_err(|error| invalid(format!("K8S_POD_NAME: {error}")))?;
@@ -90,7 +92,10 @@ fn name_of(pod: &PodRef) -> String {
 }
 
 fn unknown(what: &str, name: &str) -> RpcError {
-    let mut error = try_again(format!("{what} {name} is not known on this node: no pool is chosen without it"));
-    error.details.push(format!("the runtime asks again by itself; on a standalone node, `poolwardctl apply` the {what}"));
+    let mut error =
+        try_again(format!("{what} {name} is not known on this node: no pool is chosen without it"));
+    error.details.push(format!(
+        "the runtime asks again by itself; on a standalone node, `poolwardctl apply` the {what}"
+    ));
     error
 }

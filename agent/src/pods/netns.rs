@@ -10,7 +10,7 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// A descriptor that is known to show a namespace of the kernel's nsfs. That it is a network namespace is seen
 /// when it is entered.
 #[derive(Debug)]
-pub struct Netns {
+pub(super) struct Netns {
     descriptor: OwnedFd,
     id: NetnsId,
 }
@@ -20,7 +20,7 @@ impl Netns {
     ///
     /// # Errors
     /// One line: it is no namespace, or the kernel does not say.
-    pub fn check(descriptor: OwnedFd, path: &str) -> Result<Self, String> {
+    pub(super) fn check(descriptor: OwnedFd, path: &str) -> Result<Self, String> {
         let failed = |error: rustix::io::Errno| format!("network namespace {path}: {error}");
         let magic = rustix::fs::fstatfs(&descriptor).map_err(failed)?.f_type;
         if u64::try_from(magic) != Ok(NSFS_MAGIC) {
@@ -32,7 +32,7 @@ impl Netns {
 
     /// Which one it is.
     #[must_use]
-    pub fn id(&self) -> NetnsId {
+    pub(super) fn id(&self) -> NetnsId {
         self.id
     }
 }

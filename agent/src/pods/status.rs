@@ -17,7 +17,8 @@ impl<S: Store> Pods<S> {
     pub fn status(&self) -> Answer<()> {
         let summary = self.node.reconciler.summary();
         if let Some(first) = summary.last_errors.first() {
-            let mut error = refuse(ErrorCode::NotReadyLimited, format!("the kernel is not as it should be: {first}"));
+            let mut error =
+                refuse(ErrorCode::NotReadyLimited, format!("the kernel is not as it should be: {first}"));
             error.details = summary.last_errors;
             return Err(error);
         }
@@ -27,7 +28,11 @@ impl<S: Store> Pods<S> {
         let mut details = Vec::new();
         let has_room = |pool: &Pool| {
             let mine = pool.node_selector.matches(&self.node.world.node().labels);
-            let serves = !pool.disabled && !pool.terminating && pool.tag.is_some() && pool.allowed_uses.workload && mine;
+            let serves = !pool.disabled
+                && !pool.terminating
+                && pool.tag.is_some()
+                && pool.allowed_uses.workload
+                && mine;
             if !serves {
                 details.push(format!("pool {} does not serve this node's pods", pool.name));
                 return false;

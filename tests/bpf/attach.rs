@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use bpf::{AttachMode, AttachOutcome, Attachment, Bpf, BpfError, OpenOptions};
 use harness::{NetNs, Run};
 use serde_json::Value;
@@ -58,7 +58,7 @@ impl Node {
         let sides = [(TcAttachType::Ingress, "clsact/ingress"), (TcAttachType::Egress, "clsact/egress")];
         sides.map(|(side, kind)| {
             let (_, tcx) = self.within(|| SchedClassifier::query_tcx("host0", side)).unwrap();
-            let mut ids: Vec<u32> = tcx.iter().map(|program| program.id()).collect();
+            let mut ids: Vec<u32> = tcx.iter().map(ProgramInfo::id).collect();
             for filter in filters.clone().filter(|one| one["kind"] == kind) {
                 ids.push(u32::try_from(filter["id"].as_u64().unwrap()).unwrap());
             }
@@ -242,6 +242,11 @@ fn unloading_detaches_everything_of_ours_and_nothing_else() {
         let mut bpf = node.open();
         node.attach(&mut bpf);
         drop(bpf);
+        let running = node.programs();
+        let other = PinDir::unique();
+        drop(Bpf::open(&OpenOptions::new(other.path())).unwrap());
+        node.within(|| Bpf::unload_all(other.path())).unwrap();
+        assert_eq!(node.programs(), running, "{mode:?}: another directory's programs stay");
         node.within(|| Bpf::unload_all(node.pins.path())).unwrap();
         assert_eq!(node.programs().map(|list| list.len()), [0, 0], "{mode:?}");
         assert!(!node.pins.path().exists(), "{mode:?}");

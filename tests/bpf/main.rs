@@ -1,5 +1,6 @@
 //! The programs on a real kernel: every verdict by single test runs, then attaching, adopting and replacing
 //! with real traffic. Needs root and a bpffs at `/sys/fs/bpf`; fails without.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod arp;
 mod attach;

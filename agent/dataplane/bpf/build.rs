@@ -46,6 +46,8 @@ fn main() -> Result<()> {
     unsafe {
         env::set_var("RUSTC_BOOTSTRAP", "1");
         env::set_var("PATH", path);
+        // What the inner cargo says while all goes well would come out as warnings of this one.
+        env::set_var("CARGO_TERM_QUIET", "true");
     }
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
     let root_dir = programs_dir.to_str().context("the source directory is not UTF-8")?.to_owned() + "/src";

@@ -3,7 +3,7 @@
 
 use crate::layout::{Endpoint, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey};
 
-// SAFETY (each): `repr(C)`, `Copy`, without padding (asserted in `layout`), and every bit pattern is a value.
+// SAFETY: `repr(C)`, `Copy`, without padding (asserted in `layout`), and every bit pattern is a value.
 unsafe impl aya::Pod for EndpointKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Endpoint {}

@@ -96,3 +96,166 @@ pub fn destination_of<P: Packet>(packet: &P) -> Destination {
         _ => Destination::None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use std::format;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::SlicePacket;
+
+    const V4: [u8; 4] = [10, 1, 0, 5];
+    const V6: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+    const LINK_LOCAL: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    const POD: Endpoint = Endpoint { ipv4: V4, ipv6: V6, flags: Endpoint::HAS_V4 | Endpoint::HAS_V6 };
+
+    fn ethernet(kind: u16, rest: &[u8]) -> Vec<u8> {
+        [&[0; 12], &kind.to_be_bytes()[..], rest].concat()
+    }
+
+    fn ipv4(source: [u8; 4]) -> Vec<u8> {
+        let fixed = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0];
+        ethernet(ethertype::IPV4, &[&fixed, &source[..], &[192, 0, 2, 1]].concat())
+    }
+
+    fn ipv6(source: [u8; 16], next: u8, rest: &[u8]) -> Vec<u8> {
+        let to_all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let fixed = [0x60, 0, 0, 0, 0, 0, next, 255];
+        ethernet(ethertype::IPV6, &[&fixed, &source[..], &to_all_nodes, rest].concat())
+    }
+
+    fn arp(operation: u8, sender: [u8; 4]) -> Vec<u8> {
+        let fixed = [0, 1, 8, 0, 6, 4, 0, operation, 2, 0, 0, 0, 0, 1];
+        ethernet(ethertype::ARP, &[&fixed, &sender[..], &[0; 10]].concat())
+    }
+
+    fn advertisement(target: [u8; 16]) -> Vec<u8> {
+        [&[136, 0, 0, 0, 0, 0, 0, 0], &target[..]].concat()
+    }
+
+    fn verdict(frame: &[u8]) -> Verdict {
+        check_from_pod(&SlicePacket(frame), false, &POD)
+    }
+
+    #[test]
+    fn a_pod_sends_from_its_own_addresses_only() {
+        let check = |what: &str, frame: &[u8], expected| assert_eq!(verdict(frame), expected, "{what}");
+        let drop = Verdict::Drop;
+        check("own IPv4", &ipv4(V4), Verdict::Pass(Source::V4(V4)));
+        check("other IPv4", &ipv4([10, 1, 0, 6]), drop(DropReason::Ipv4Source));
+        check("own IPv6", &ipv6(V6, 17, &[]), Verdict::Pass(Source::V6(V6)));
+        check("link-local", &ipv6(LINK_LOCAL, 17, &[]), Verdict::Pass(Source::Untagged));
+        check("other IPv6", &ipv6([0x20; 16], 17, &[]), drop(DropReason::Ipv6Source));
+        check("unspecified", &ipv6([0; 16], 17, &[]), drop(DropReason::Ipv6Source));
+        check("own ARP", &arp(1, V4), Verdict::Pass(Source::Untagged));
+        check("ARP probe", &arp(1, [0; 4]), Verdict::Pass(Source::Untagged));
+        check("ARP reply from nobody", &arp(2, [0; 4]), drop(DropReason::ArpSender));
+        check("own advertisement", &ipv6(V6, 58, &advertisement(V6)), Verdict::Pass(Source::V6(V6)));
+        check("other's advertisement", &ipv6(V6, 58, &advertisement([0x20; 16])), drop(DropReason::NdTarget));
+        check("router advertisement", &ipv6(LINK_LOCAL, 58, &[134; 24]), drop(DropReason::NdRouter));
+        check("in-band tag", &ethernet(ethertype::VLAN, &ipv4(V4)[12..]), drop(DropReason::Vlan));
+        check("other protocol", &ethernet(0x88cc, &[0; 50]), drop(DropReason::Protocol));
+    }
+
+    #[test]
+    fn a_tag_beside_the_frame_is_a_tag() {
+        let frame = ipv4(V4);
+        assert_eq!(check_from_pod(&SlicePacket(&frame), true, &POD), Verdict::Drop(DropReason::Vlan));
+    }
+
+    #[test]
+    fn an_endpoint_without_a_family_owns_no_address_of_it() {
+        let none = Endpoint { ipv4: [0; 4], ipv6: [0; 16], flags: 0 };
+        for frame in [ipv4([0; 4]), ipv4(V4), ipv6([0; 16], 17, &[]), ipv6(V6, 17, &[]), arp(2, [0; 4])] {
+            assert!(matches!(check_from_pod(&SlicePacket(&frame), false, &none), Verdict::Drop(_)));
+        }
+    }
+
+    #[test]
+    fn every_shorter_frame_is_dropped_as_cut_short() {
+        for (frame, header_end) in
+            [(ipv4(V4), 34), (ipv6(V6, 58, &advertisement(V6)), 54 + 24), (arp(1, V4), 42)]
+        {
+            for len in 0..header_end {
+                assert_eq!(verdict(&frame[..len]), Verdict::Drop(DropReason::Truncated), "{len} bytes");
+            }
+            assert!(matches!(verdict(&frame[..header_end]), Verdict::Pass(_)));
+        }
+    }
+
+    #[test]
+    fn a_destination_is_read_where_it_stands() {
+        let v4 = ipv4(V4);
+        assert_eq!(destination_of(&SlicePacket(&v4)), Destination::V4([192, 0, 2, 1]));
+        let v6 = ipv6(V6, 17, &[]);
+        assert!(matches!(destination_of(&SlicePacket(&v6)), Destination::V6([0xff, 2, .., 1])));
+        for none in [&arp(1, V4)[..], &v4[..33], &v6[..53], &[]] {
+            assert_eq!(destination_of(&SlicePacket(none)), Destination::None);
+        }
+    }
+
+    /// A frame whose first bytes make it past the first checks often enough.
+    fn likely_frame() -> impl Strategy<Value = Vec<u8>> {
+        let kinds =
+            prop_oneof![Just(ethertype::IPV4), Just(ethertype::IPV6), Just(ethertype::ARP), any::<u16>(),];
+        let first = prop_oneof![Just(0x45u8), Just(0x60u8), Just(0u8), any::<u8>()];
+        let next = prop_oneof![Just(0u8), Just(43), Just(44), Just(51), Just(58), Just(60), any::<u8>()];
+        let source = prop_oneof![Just(V6), Just(LINK_LOCAL), Just([0; 16]), any::<[u8; 16]>()];
+        (kinds, first, next, source, prop::collection::vec(any::<u8>(), 0..160)).prop_map(
+            |(kind, first, next, source, mut rest)| {
+                for (at, byte) in [(0, first), (6, next)] {
+                    if let Some(slot) = rest.get_mut(at) {
+                        *slot = byte;
+                    }
+                }
+                if rest.len() >= 24 {
+                    rest[8..24].copy_from_slice(&source);
+                }
+                ethernet(kind, &rest)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_the_pods_own_whatever_the_bytes(frame in likely_frame()) {
+            let kind = u16::from_be_bytes([frame[12], frame[13]]);
+            match verdict(&frame) {
+                Verdict::Pass(Source::V4(source)) => {
+                    prop_assert_eq!(source, V4);
+                    prop_assert_eq!(kind, ethertype::IPV4);
+                    prop_assert_eq!(&frame[26..30], &V4[..]);
+                }
+                Verdict::Pass(Source::V6(source)) => {
+                    prop_assert_eq!(source, V6);
+                    prop_assert_eq!(kind, ethertype::IPV6);
+                    prop_assert_eq!(&frame[22..38], &V6[..]);
+                }
+                Verdict::Pass(Source::Untagged) if kind == ethertype::ARP => {
+                    prop_assert!(frame[28..32] == V4 || (frame[28..32] == [0; 4] && frame[21] == 1));
+                }
+                Verdict::Pass(Source::Untagged) => {
+                    prop_assert_eq!(kind, ethertype::IPV6);
+                    let link_local = frame[22] == 0xfe && frame[23] & 0xc0 == 0x80;
+                    prop_assert!(link_local || frame[22..38] == [0; 16], "{}", format!("{frame:02x?}"));
+                }
+                Verdict::Drop(reason) => prop_assert!(reason.is_drop()),
+            }
+        }
+
+        #[test]
+        fn a_lie_is_found_behind_any_chain_of_options(lengths in prop::collection::vec(0u8..3, 0..8)) {
+            let mut rest = Vec::new();
+            for (at, units) in lengths.iter().enumerate() {
+                let next = if at + 1 == lengths.len() { 58 } else { 60 };
+                rest.extend([next, *units]);
+                rest.extend(core::iter::repeat_n(0u8, 6 + usize::from(*units) * 8));
+            }
+            rest.extend(advertisement([0x20; 16]));
+            let first = if lengths.is_empty() { 58 } else { 60 };
+            prop_assert_eq!(verdict(&ipv6(V6, first, &rest)), Verdict::Drop(DropReason::NdTarget));
+        }
+    }
+}

@@ -307,7 +307,8 @@ fn version_of(info: &ProgramInfo) -> Result<Version, BpfError> {
     Ok(Version { tag: info.tag(), map_ids })
 }
 
-fn find_program(program_id: u32) -> Result<Option<ProgramInfo>, BpfError> {
+/// A loaded program by its id, if there is one.
+pub(crate) fn find_program(program_id: u32) -> Result<Option<ProgramInfo>, BpfError> {
     for info in loaded_programs() {
         match info {
             Ok(info) if info.id() == program_id => return Ok(Some(info)),

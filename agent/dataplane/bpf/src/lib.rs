@@ -284,7 +284,7 @@ impl Bpf {
 
     /// Detaches every program of ours and removes everything pinned, of all schema versions: pods are
     /// unguarded and untagged afterwards. Nothing there is fine. Filters by clsact are removed from the
-    /// interfaces of the calling thread's network namespace.
+    /// interfaces of the calling thread's network namespace, if their programs use the maps pinned here.
     ///
     /// # Errors
     /// [`BpfError::Teardown`] with everything that failed, after having tried everything.

@@ -229,7 +229,7 @@ impl Maps {
 
     pub(crate) fn fetch_counters(&self) -> Result<BTreeMap<TagId, PoolCounters>, BpfError> {
         let mut counters = BTreeMap::new();
-        for entry in self.stats.iter() {
+        for entry in &self.stats {
             let (key, per_cpu) = entry.kernel(|| "reading the pool counters".to_owned())?;
             if let Some(tag) = u16::try_from(key.tag).ok().and_then(TagId::new) {
                 counters.insert(tag, sum(&per_cpu));

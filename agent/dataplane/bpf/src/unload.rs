@@ -1,11 +1,13 @@
 //! Removing what is pinned. Goes on after a failure and reports all of them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use ebpf_common::SCHEMA_VERSION;
+use aya::maps::MapInfo;
+use ebpf_common::{SCHEMA_VERSION, map_name};
 
-use crate::attach::{Direction, remove_link};
+use crate::attach::{Direction, find_program, remove_link};
 use crate::clsact;
 use crate::error::{BpfError, Context};
 use crate::pins;
@@ -29,16 +31,41 @@ impl Failures {
 
 pub(crate) fn unload_all(root: &Path) -> Result<(), BpfError> {
     let mut failures = Failures::default();
+    let versions = failures.note(pins::list_versions(root));
+    let map_ids: HashSet<u32> =
+        versions.iter().flat_map(|(_, dir)| pinned_map_ids(dir, &mut failures)).collect();
     for ifindex in failures.note(clsact::list_interfaces()) {
         for direction in Direction::ALL {
-            failures.note(clsact::detach(ifindex, direction));
+            failures.note(detach_filter(ifindex, direction, &map_ids));
         }
     }
-    for (_, dir) in failures.note(pins::list_versions(root)) {
+    for (_, dir) in versions {
         remove_version(&dir, &mut failures);
     }
     remove_dir(root, &mut failures);
     failures.end(())
+}
+
+/// A filter is of this pin directory if its program uses one of the maps pinned there: another directory's
+/// filters look the same otherwise.
+fn detach_filter(ifindex: u32, direction: Direction, map_ids: &HashSet<u32>) -> Result<(), BpfError> {
+    let Some(program_id) = clsact::find_filter(ifindex, direction)? else { return Ok(()) };
+    let Some(info) = find_program(program_id)? else { return Ok(()) };
+    let used =
+        info.map_ids().kernel(|| format!("reading the maps of program {program_id}"))?.unwrap_or_default();
+    if used.iter().any(|id| map_ids.contains(id)) { clsact::detach(ifindex, direction) } else { Ok(()) }
+}
+
+fn pinned_map_ids(dir: &Path, failures: &mut Failures) -> Vec<u32> {
+    let mut ids = Vec::new();
+    for name in map_name::ALL {
+        let path = dir.join(name);
+        if path.exists() {
+            let info = MapInfo::from_pin(&path).kernel(|| format!("opening map {}", path.display()));
+            ids.extend(failures.note(info.map(|info| Some(info.id()))));
+        }
+    }
+    ids
 }
 
 pub(crate) fn remove_other_versions(root: &Path) -> Result<Vec<u32>, BpfError> {

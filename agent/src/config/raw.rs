@@ -43,7 +43,10 @@ impl Raw {
         let options = serde_saphyr::options! { with_snippet: false };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let line = error.location().map(|at| format!(", line {}", at.line())).unwrap_or_default();
-            ConfigError { place: format!("configuration {file}{line}"), what: error.to_string() }
+            let text = error.to_string();
+            // The place is said already.
+            let what = text.split(" at line ").next().unwrap_or(&text).to_owned();
+            ConfigError { place: format!("configuration {file}{line}"), what }
         })
     }
 }

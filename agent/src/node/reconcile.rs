@@ -175,7 +175,9 @@ impl Shared {
         let view = self.world.view();
         let pools = view.desired_pools();
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let pods = ledger.pods().filter(|pod| pod.wired.is_some()).map(|pod| pod.identity.clone()).collect();
+        // Those that are being wired as well: what is theirs must not be swept before their commit. That one of them
+        // has no interface yet is no work for a reconciliation.
+        let pods = ledger.pods().map(|pod| pod.identity.clone()).collect();
         let own_blocks: Vec<Cidr> = ledger.ipam().blocks().map(ipam::Block::cidr).collect();
         drop(ledger);
         let serves = |family| pools.iter().any(|pool| pool.cidr.family() == family);

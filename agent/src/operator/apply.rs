@@ -80,17 +80,35 @@ impl<R: Resource> Write<R> {
 
     /// The revision it is in force at; `None` if nothing was to be done.
     async fn exec<S: Store>(&self, store: &S) -> Result<Option<Revision>, StoreError> {
-        let written = match &self.before {
-            Some(before) if before.value == self.after => return Ok(None),
-            Some(before) => store.compare_and_swap(before.revision, self.after.clone()).await,
-            None => store.create(self.after.clone()).await,
+        let Some(before) = &self.before else {
+            return store.create(self.after.clone()).await.map(|created| Some(created.revision));
         };
-        Ok(Some(written?.revision))
+        if before.value == self.after {
+            return Ok(None);
+        }
+        if before.uid == self.after.metadata().uid {
+            return store.compare_and_swap(before.revision, self.after.clone()).await.map(|now| Some(now.revision));
+        }
+        // Another object under the same name, such as a pod that was made anew.
+        store.compare_and_delete::<R>(&self.key, before.revision).await?;
+        match store.create(self.after.clone()).await {
+            Ok(created) => Ok(Some(created.revision)),
+            Err(error) => {
+                store.create(before.value.clone()).await?;
+                Err(error)
+            }
+        }
     }
 
     async fn undo<S: Store>(&self, store: &S, written: Revision) -> Result<(), StoreError> {
         match &self.before {
-            Some(before) => store.compare_and_swap(written, before.value.clone()).await.map(drop),
+            Some(before) if before.uid == self.after.metadata().uid => {
+                store.compare_and_swap(written, before.value.clone()).await.map(drop)
+            }
+            Some(before) => {
+                store.compare_and_delete::<R>(&self.key, written).await?;
+                store.create(before.value.clone()).await.map(drop)
+            }
             None => store.compare_and_delete::<R>(&self.key, written).await.map(drop),
         }
     }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dataplane::{Dataplane, DesiredState, Pool, PodWiring, Report, Settings, WireError, Wired};
+use dataplane::{Dataplane, DesiredState, PodWiring, Pool, Report, Settings, WireError, Wired};
 use harness::{Lab, NetNs, Run};
 use model::{Cidr, Dscp, Handle, Identity, TagId, Workload};
 
@@ -124,7 +124,8 @@ impl Node {
     pub(crate) fn map_dump(&self, name: &str) -> serde_json::Value {
         let version = fs::read_dir(&self.pin_dir).unwrap().next().unwrap().unwrap().path();
         let path = version.join(name);
-        let text = Run::new("bpftool").args(["-j", "map", "dump", "pinned", path.to_str().unwrap()]).ok().unwrap();
+        let text =
+            Run::new("bpftool").args(["-j", "map", "dump", "pinned", path.to_str().unwrap()]).ok().unwrap();
         serde_json::from_str(&text).unwrap()
     }
 
@@ -132,7 +133,8 @@ impl Node {
     pub(crate) fn map_delete(&self, name: &str, key: u32) {
         let version = fs::read_dir(&self.pin_dir).unwrap().next().unwrap().unwrap().path();
         let bytes = key.to_ne_bytes().map(|byte| byte.to_string());
-        let args = ["map", "delete", "pinned", version.join(name).to_str().unwrap(), "key"].map(str::to_owned);
+        let args =
+            ["map", "delete", "pinned", version.join(name).to_str().unwrap(), "key"].map(str::to_owned);
         Run::new("bpftool").args(args.iter().chain(&bytes)).ok().unwrap();
     }
 

@@ -2,7 +2,9 @@
 //!
 //! What it claims to have done is looked at through `ip`, `nft`, `bpftool`, `ping` and captured packets, never through
 //! itself. Needs root; without it every test fails.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod events;
 mod fixture;
 mod latency;
 mod nat;

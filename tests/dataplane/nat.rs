@@ -12,10 +12,11 @@ const PORT: u16 = 4242;
 
 /// The source address under which a datagram from `pod` arrives at the firewall.
 fn seen_source(node: &Node, pod: &Pod, to: IpAddr) -> IpAddr {
-    let capture = Capture::start(&node.lab.firewall, "node0").unwrap();
+    let capture = Capture::start(&node.lab.firewall, "node0", Direction::In).unwrap();
     assert!(answered(&pod.netns, to), "no answer from {to}");
     let packets = capture.stop().unwrap();
-    let request = packets.iter().find(|packet| packet.ip.as_ref().is_some_and(|ip| ip.destination == to)).unwrap();
+    let request =
+        packets.iter().find(|packet| packet.ip.as_ref().is_some_and(|ip| ip.destination == to)).unwrap();
     request.ip.as_ref().unwrap().source
 }
 
@@ -49,7 +50,7 @@ fn pods_of_nat_pools_leave_as_the_node_and_others_as_themselves() {
 
     // Between pools nobody is masked.
     let _inside = EchoServer::start(&plain.netns, [PORT]).unwrap();
-    let capture = Capture::start(&plain.netns, "eth0").unwrap();
+    let capture = Capture::start(&plain.netns, "eth0", Direction::In).unwrap();
     assert!(answered(&masked.netns, plain.ipv4().into()));
     let packets = capture.stop().unwrap();
     let to_plain: Vec<_> = packets
@@ -58,5 +59,8 @@ fn pods_of_nat_pools_leave_as_the_node_and_others_as_themselves() {
         .filter(|ip| ip.destination == IpAddr::from(plain.ipv4()))
         .map(|ip| ip.source)
         .collect();
-    assert!(!to_plain.is_empty() && to_plain.iter().all(|ip| *ip == IpAddr::from(masked.ipv4())), "{to_plain:?}");
+    assert!(
+        !to_plain.is_empty() && to_plain.iter().all(|ip| *ip == IpAddr::from(masked.ipv4())),
+        "{to_plain:?}"
+    );
 }

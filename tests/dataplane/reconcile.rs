@@ -63,11 +63,17 @@ fn the_first_run_brings_all_of_it_about() {
     node.reconcile_ok(&desired);
     assert_eq!(node.netns().sysctl("ipv4/ip_forward").unwrap(), "1");
     assert_eq!(node.netns().sysctl("ipv6/conf/all/forwarding").unwrap(), "1");
-    assert_eq!(node.our_routes(), ["blackhole 10.77.0.0/29 metric 4096", "blackhole fd77::/125 dev lo metric 4096 pref medium"]);
+    assert_eq!(
+        node.our_routes(),
+        ["blackhole 10.77.0.0/29 metric 4096", "blackhole fd77::/125 dev lo metric 4096 pref medium"]
+    );
     let pools = node.map_dump("pw_pools_v4");
     assert_eq!(pools.as_array().unwrap().len(), 2, "{pools}");
     let table = node.netns().nft_list("table inet poolward").unwrap().to_string();
-    assert!(table.contains("masquerade") && table.contains("10.77.0.0") && table.contains("10.78.0.0"), "{table}");
+    assert!(
+        table.contains("masquerade") && table.contains("10.77.0.0") && table.contains("10.78.0.0"),
+        "{table}"
+    );
     assert_eq!(node.reconcile_ok(&desired), [""; 0]);
 }
 
@@ -103,7 +109,10 @@ fn each_kind_of_tampering_is_repaired_by_one_operation() {
         &|s| s.node.netns().nft("insert rule inet poolward postrouting counter").unwrap(),
         "write the nftables table",
     );
-    check(&|s| s.node.netns().nft("flush chain inet poolward postrouting").unwrap(), "write the nftables table");
+    check(
+        &|s| s.node.netns().nft("flush chain inet poolward postrouting").unwrap(),
+        "write the nftables table",
+    );
 }
 
 #[test]
@@ -207,7 +216,10 @@ fn a_pod_wired_after_the_desired_state_was_computed_is_left_alone() {
     let young = Pod::v4(3);
     scene.node.wire(&young).unwrap();
     let report = scene.node.call(|dataplane| dataplane.reconcile(&old));
-    assert!(report.errors.is_empty() && report.planned.iter().all(|text| !text.contains("interface")), "{report:?}");
+    assert!(
+        report.errors.is_empty() && report.planned.iter().all(|text| !text.contains("interface")),
+        "{report:?}"
+    );
     assert_eq!(scene.node.check(&young), None);
     // The same the other way round: unwired since.
     let old = scene.node.desired(&scene_pools(), &[&scene.pods[0], &scene.pods[1], &young]);

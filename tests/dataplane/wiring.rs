@@ -214,7 +214,8 @@ fn what_fails_half_way_is_taken_back() {
         remove(&node, &pod);
         node.assert_clean();
         let left = pod.netns.ip_json("link show").unwrap();
-        let names: Vec<_> = left.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap()).collect();
+        let names: Vec<_> =
+            left.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap()).collect();
         assert!(!names.contains(&"eth0"), "{names:?}");
         node.wire(&pod).unwrap();
         assert_eq!(node.check(&pod), None);

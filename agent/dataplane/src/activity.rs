@@ -65,7 +65,8 @@ impl Activity {
             return None;
         }
         let traces = self.traces();
-        let recent = traces.by_ifname.iter().filter(|(_, t)| t.active_count > 0 || t.sequence > epoch.sequence);
+        let recent =
+            traces.by_ifname.iter().filter(|(_, t)| t.active_count > 0 || t.sequence > epoch.sequence);
         Some(recent.map(|(ifname, _)| ifname.clone()).collect())
     }
 

@@ -44,11 +44,7 @@ pub(crate) struct PodState {
 
 /// The first difference, in this order: pair, MTU, alias, addresses, routes and neighbours of the pod, routes and
 /// neighbours of the node, program, map entry.
-pub(crate) fn check(
-    wiring: &PodWiring,
-    state: &PodState,
-    protocol: u8,
-) -> Option<Difference> {
+pub(crate) fn check(wiring: &PodWiring, state: &PodState, protocol: u8) -> Option<Difference> {
     let identity = &wiring.identity;
     let host_ifname = identity.handle.host_ifname();
     let pod_ifname = identity.handle.ifname();
@@ -138,11 +134,7 @@ fn check_node(identity: &Identity, ends: VethEnds, state: &PodState, protocol: u
     first_absent_neighbour("of the node", &neighbours, &state.host_neighbours)
 }
 
-fn check_programs(
-    identity: &Identity,
-    host: &Link,
-    programs: &Programs,
-) -> Option<Difference> {
+fn check_programs(identity: &Identity, host: &Link, programs: &Programs) -> Option<Difference> {
     let ifname = &host.ifname;
     if !programs.attached.contains(&host.ifindex) {
         return Some(Difference {

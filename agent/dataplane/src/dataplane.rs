@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bpf::{AttachMode, PoolCounters};
 use model::{Handle, Identity, IdentityError, MarkLayout, TagId};
@@ -138,7 +139,9 @@ pub enum WireError {
         ifname: String,
     },
     /// The node has an interface of the computed name that is not this handle's.
-    #[error("the node already has an interface {ifname} with alias {alias:?}, which is not this pod's: not touched")]
+    #[error(
+        "the node already has an interface {ifname} with alias {alias:?}, which is not this pod's: not touched"
+    )]
     HostInterfaceTaken {
         /// The name.
         ifname: String,
@@ -170,7 +173,7 @@ fn undo_text(undo: &[KernelError]) -> String {
 /// (and `nft`). They may run at once on different handles; calls on one handle have to follow each other.
 /// Every call has to come from a thread of the node's network namespace.
 pub struct Dataplane {
-    kernel: Box<dyn Kernel>,
+    kernel: Arc<dyn Kernel>,
     settings: Settings,
     activity: Activity,
 }
@@ -190,10 +193,10 @@ impl Dataplane {
     pub fn open(settings: Settings) -> Result<Self, DataplaneError> {
         let programs = ProgramStore::open(&settings)?;
         let kernel = Linux::open(programs, &settings.nft_table)?;
-        Ok(Self::with_kernel(Box::new(kernel), settings))
+        Ok(Self::with_kernel(Arc::new(kernel), settings))
     }
 
-    fn with_kernel(kernel: Box<dyn Kernel>, settings: Settings) -> Self {
+    pub(crate) fn with_kernel(kernel: Arc<dyn Kernel>, settings: Settings) -> Self {
         Self { kernel, settings, activity: Activity::default() }
     }
 
@@ -287,10 +290,14 @@ impl Dataplane {
     /// Removes what an earlier attempt for the same handle left; refuses anything else.
     fn remove_leftover(&self, handle: &Handle, link: &Link) -> Result<(), WireError> {
         if !is_of(handle, link) {
-            return Err(WireError::HostInterfaceTaken { ifname: link.ifname.clone(), alias: link.alias.clone() });
+            return Err(WireError::HostInterfaceTaken {
+                ifname: link.ifname.clone(),
+                alias: link.alias.clone(),
+            });
         }
         tracing::info!(%handle, ifname = link.ifname, "an interface left by an interrupted attempt is removed");
-        let mut undo = interpreter::teardown(self.kernel.as_ref(), &plan::plan_unwire(link.ifindex, &link.ifname));
+        let mut undo =
+            interpreter::teardown(self.kernel.as_ref(), &plan::plan_unwire(link.ifindex, &link.ifname));
         if undo.is_empty() {
             return Ok(());
         }
@@ -337,7 +344,8 @@ impl Dataplane {
                 link.alias
             ))]);
         }
-        let errors = interpreter::teardown(self.kernel.as_ref(), &plan::plan_unwire(link.ifindex, &host_ifname));
+        let errors =
+            interpreter::teardown(self.kernel.as_ref(), &plan::plan_unwire(link.ifindex, &host_ifname));
         if errors.is_empty() { Ok(true) } else { Err(errors.into_iter().map(DataplaneError::from).collect()) }
     }
 
@@ -420,13 +428,18 @@ impl Dataplane {
         let links: BTreeMap<String, Link> =
             kernel.fetch_links()?.into_iter().map(|link| (link.ifname.clone(), link)).collect();
         let uplink_accept_ra = match self.uplink()?.ifname {
-            Some(ifname) => kernel.fetch_sysctl(&Sysctl::AcceptRa(ifname.clone()))?.map(|value| (ifname, value)),
+            Some(ifname) => {
+                kernel.fetch_sysctl(&Sysctl::AcceptRa(ifname.clone()))?.map(|value| (ifname, value))
+            }
             None => None,
         };
         Ok(Actual {
             links,
             routes,
-            neighbours: neighbours.into_iter().map(|n| ((n.ifindex, n.address), n.mac)).collect::<BTreeMap<(u32, IpAddr), _>>(),
+            neighbours: neighbours
+                .into_iter()
+                .map(|n| ((n.ifindex, n.address), n.mac))
+                .collect::<BTreeMap<(u32, IpAddr), _>>(),
             programs,
             nat: kernel.fetch_nat()?,
             forward_ipv4: kernel.fetch_sysctl(&Sysctl::ForwardIpv4)?,
@@ -476,7 +489,10 @@ impl Dataplane {
         let mut errors = Vec::new();
         match self.fetch_pods() {
             Ok(pods) => {
-                let ops: Vec<Op> = pods.into_iter().flat_map(|p| plan::plan_unwire(p.host_ifindex, &p.host_ifname)).collect();
+                let ops: Vec<Op> = pods
+                    .into_iter()
+                    .flat_map(|p| plan::plan_unwire(p.host_ifindex, &p.host_ifname))
+                    .collect();
                 errors.extend(interpreter::teardown(kernel, &ops).into_iter().map(DataplaneError::from));
             }
             Err(error) => errors.push(error),

@@ -66,7 +66,8 @@ impl Events {
             }
             Ok(Self { socket })
         };
-        subscribe().map_err(|cause| KernelError::io("subscribe to changes of links, addresses and routes", cause))
+        subscribe()
+            .map_err(|cause| KernelError::io("subscribe to changes of links, addresses and routes", cause))
     }
 
     /// Waits for the next change and takes everything that is there by then, as one event: the first kind seen, or
@@ -107,15 +108,15 @@ const DRAIN_MAX: usize = 4096;
 fn kind_of(bytes: &[u8]) -> Option<Event> {
     Messages(bytes).find_map(|message| match message {
         Ok(Ok(message)) => match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_)) => {
-                Some(Event::Link)
-            }
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_),
+            ) => Some(Event::Link),
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
             ) => Some(Event::Address),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_)) => {
-                Some(Event::Route)
-            }
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_),
+            ) => Some(Event::Route),
             _ => None,
         },
         Ok(Err(_)) | Err(_) => Some(Event::Overflow),

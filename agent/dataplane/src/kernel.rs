@@ -68,7 +68,12 @@ impl KernelError {
         operation: impl Into<String>,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { operation: operation.into(), text: String::new(), source: cause.into(), kind: ErrorKind::Other }
+        Self {
+            operation: operation.into(),
+            text: String::new(),
+            source: cause.into(),
+            kind: ErrorKind::Other,
+        }
     }
 
     /// With a remedy or the kernel's own words.
@@ -128,7 +133,12 @@ pub(crate) trait Kernel: Send + Sync {
     /// carried out nevertheless, where several travel together. Taking away what is not there is no failure.
     ///
     /// `netns` is the namespace into which [`Op::CreateVeth`] puts the peer.
-    fn exec(&self, place: Place<'_>, netns: Option<BorrowedFd<'_>>, ops: &[Op]) -> Result<Vec<Outcome>, Failure>;
+    fn exec(
+        &self,
+        place: Place<'_>,
+        netns: Option<BorrowedFd<'_>>,
+        ops: &[Op],
+    ) -> Result<Vec<Outcome>, Failure>;
 
     /// All interfaces of the node.
     fn fetch_links(&self) -> Result<Vec<Link>, KernelError>;

@@ -27,6 +27,8 @@ mod kernel;
 mod object;
 mod op;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod wiring;
 
 pub use activity::Epoch;

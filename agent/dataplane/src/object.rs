@@ -72,7 +72,9 @@ pub(crate) struct Route {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target {
-            RouteTarget::Link { ifindex, gateway: None } => write!(f, "{} out of interface {ifindex}", self.destination)?,
+            RouteTarget::Link { ifindex, gateway: None } => {
+                write!(f, "{} out of interface {ifindex}", self.destination)?;
+            }
             RouteTarget::Link { ifindex, gateway: Some(via) } => {
                 write!(f, "{} via {via} out of interface {ifindex}", self.destination)?;
             }

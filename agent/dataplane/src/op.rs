@@ -110,14 +110,22 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateVeth(spec) => {
-                write!(f, "create veth {} with {} in the pod, for {}", spec.host_ifname, spec.pod_ifname, spec.handle)
+                write!(
+                    f,
+                    "create veth {} with {} in the pod, for {}",
+                    spec.host_ifname, spec.pod_ifname, spec.handle
+                )
             }
             Self::DeleteLink { ifname, ifindex } => write!(f, "delete interface {ifname} ({ifindex})"),
             Self::SetLinkUp { ifname, ifindex } => write!(f, "set interface {ifname} ({ifindex}) up"),
-            Self::AddAddress { ifindex, address } => write!(f, "add address {address} to interface {ifindex}"),
+            Self::AddAddress { ifindex, address } => {
+                write!(f, "add address {address} to interface {ifindex}")
+            }
             Self::AddRoute { route, .. } => write!(f, "add route {route}"),
             Self::DeleteRoute(route) => write!(f, "delete route {route}"),
-            Self::SetNeighbour(n) => write!(f, "set neighbour {} {} on interface {}", n.address, n.mac, n.ifindex),
+            Self::SetNeighbour(n) => {
+                write!(f, "set neighbour {} {} on interface {}", n.address, n.mac, n.ifindex)
+            }
             Self::Attach { ifindex } => write!(f, "attach the program to interface {ifindex}"),
             Self::Detach { ifindex } => write!(f, "detach the program from interface {ifindex}"),
             Self::SetEndpoint { ifindex, endpoint } => {
@@ -133,7 +141,9 @@ impl fmt::Display for Op {
             Self::RemovePool { cidr } => write!(f, "remove pool {cidr}"),
             Self::ForgetTag(tag) => write!(f, "forget the counters of tag {tag}"),
             Self::SetMarks(layout) => write!(f, "set mark mask {:#x}", layout.mask()),
-            Self::ReplaceNat(table) => write!(f, "write the nftables table for {} ranges", table.no_nat.len()),
+            Self::ReplaceNat(table) => {
+                write!(f, "write the nftables table for {} ranges", table.no_nat.len())
+            }
             Self::RemoveNat => f.write_str("delete the nftables table"),
             Self::SetSysctl { sysctl, value } => write!(f, "write {value} to {sysctl}"),
         }

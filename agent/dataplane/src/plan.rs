@@ -20,7 +20,9 @@ use ipnet::IpNet;
 use model::{Cidr, Handle, Identity, IdentityError, MarkLayout, TagId};
 
 use crate::desired::DesiredState;
-use crate::object::{Link, Mac, NatState, NatTable, Neighbour, PoolEntry, Programs, Route, RouteTarget, Sysctl};
+use crate::object::{
+    Link, Mac, NatState, NatTable, Neighbour, PoolEntry, Programs, Route, RouteTarget, Sysctl,
+};
 use crate::op::Op;
 use crate::wiring;
 
@@ -67,12 +69,20 @@ pub(crate) struct Plan {
 }
 
 /// Compares. Interfaces in `busy` are left alone.
-pub(crate) fn plan(desired: &DesiredState, actual: &Actual, busy: &BTreeSet<String>, constants: Constants) -> Plan {
+pub(crate) fn plan(
+    desired: &DesiredState,
+    actual: &Actual,
+    busy: &BTreeSet<String>,
+    constants: Constants,
+) -> Plan {
     let mut plan = Plan::default();
     let busy_ifindexes: BTreeSet<u32> =
         busy.iter().filter_map(|ifname| actual.links.get(ifname)).map(|link| link.ifindex).collect();
-    let mut wanted_routes: BTreeSet<Route> =
-        desired.own_blocks.iter().map(|block| wiring::block_route(*block, constants.route_protocol)).collect();
+    let mut wanted_routes: BTreeSet<Route> = desired
+        .own_blocks
+        .iter()
+        .map(|block| wiring::block_route(*block, constants.route_protocol))
+        .collect();
 
     if !actual.programs.marks_ok {
         plan.groups.push(vec![Op::SetMarks(constants.marks)]);
@@ -93,7 +103,13 @@ pub(crate) fn plan(desired: &DesiredState, actual: &Actual, busy: &BTreeSet<Stri
             Some(link) => match Identity::parse_alias(&link.alias) {
                 Ok(found) if found.handle == identity.handle => {
                     wanted_links.insert(link.ifindex);
-                    plan.groups.push(plan_pod(identity, link, actual, constants.route_protocol, &mut wanted_routes));
+                    plan.groups.push(plan_pod(
+                        identity,
+                        link,
+                        actual,
+                        constants.route_protocol,
+                        &mut wanted_routes,
+                    ));
                 }
                 _ => plan.conflicts.push(format!(
                     "interface {ifname} should be {}'s, but its alias is {:?}: not touched",
@@ -132,7 +148,7 @@ fn plan_pools(desired: &DesiredState, actual: &Actual, marks: MarkLayout) -> Gro
         } else {
             desired.pools.iter().map(|pool| pool.cidr).chain(actual.programs.pools.keys().copied()).collect()
         };
-        let table = NatTable { nat_bit: marks.nat_bit(), no_nat: aggregate(ranges) };
+        let table = NatTable { nat_bit: marks.nat_bit(), no_nat: aggregate(&ranges) };
         if actual.nat != NatState::Intact(table.clone()) {
             ops.push(Op::ReplaceNat(table));
         }
@@ -147,7 +163,7 @@ fn plan_pools(desired: &DesiredState, actual: &Actual, marks: MarkLayout) -> Gro
 }
 
 /// Ranges without overlap, neighbours joined, in order: the form in which sets are compared.
-pub(crate) fn aggregate(ranges: Vec<Cidr>) -> Vec<Cidr> {
+pub(crate) fn aggregate(ranges: &[Cidr]) -> Vec<Cidr> {
     let nets: Vec<IpNet> = ranges.iter().map(Cidr::as_ipnet).collect();
     let mut joined: Vec<Cidr> = IpNet::aggregate(&nets).into_iter().map(Cidr::from).collect();
     joined.sort();
@@ -185,7 +201,8 @@ fn plan_pod(
             continue;
         }
         // One of ours that leads elsewhere has to go first: two with one key cannot both be told apart.
-        let wrong = actual.routes.iter().filter(|r| r.destination == route.destination && r.metric == route.metric);
+        let wrong =
+            actual.routes.iter().filter(|r| r.destination == route.destination && r.metric == route.metric);
         ops.extend(wrong.map(|r| Op::DeleteRoute(*r)));
         ops.push(Op::AddRoute { route, exclusive: false });
     }

@@ -76,7 +76,8 @@ pub(crate) fn pod_mac(handle: &Handle) -> Mac {
 fn mac(first: u8, handle: &Handle) -> Mac {
     let name = handle.host_ifname();
     let digits = name.get(2..).unwrap_or_default();
-    let byte = |at: usize| digits.get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok()).unwrap_or(0);
+    let byte =
+        |at: usize| digits.get(at..at + 2).and_then(|text| u8::from_str_radix(text, 16).ok()).unwrap_or(0);
     Mac([first, byte(0), byte(2), byte(4), byte(6), byte(8)])
 }
 
@@ -123,7 +124,8 @@ pub(crate) fn pod_routes(identity: &Identity, ends: VethEnds) -> Vec<Route> {
     if identity.ipv4.is_some() {
         routes.push(route(Cidr::host(GATEWAY_IPV4.into()), None, 0));
         routes.extend(
-            Cidr::containing(Ipv4Addr::UNSPECIFIED.into(), 0).map(|all| route(all, Some(GATEWAY_IPV4.into()), 0)),
+            Cidr::containing(Ipv4Addr::UNSPECIFIED.into(), 0)
+                .map(|all| route(all, Some(GATEWAY_IPV4.into()), 0)),
         );
     }
     if identity.ipv6.is_some() {

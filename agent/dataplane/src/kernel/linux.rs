@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bpf::PoolCounters;
 use model::{Family, TagId};
@@ -22,12 +25,23 @@ use crate::op::{Op, Outcome, VethEnds};
 /// Sockets kept open between calls; more are opened when more calls run at once, and closed after.
 const IDLE_SOCKETS_MAX: usize = 4;
 
+/// Deletions whose thread has not returned yet, at most; beyond that they are waited for.
+const DELETIONS_MAX: usize = 32;
+
+/// How often a deletion under way is looked at.
+const DELETION_POLL: Duration = Duration::from_micros(100);
+
+/// How long a deletion may take until it is called failed.
+const DELETION_LIMIT: Duration = Duration::from_secs(10);
+
 /// The kernel under the node's agent. One per dataplane.
 pub(crate) struct Linux {
     sockets: Mutex<Vec<Netlink>>,
     programs: ProgramStore,
     nft_table: String,
     ipv6_exists: bool,
+    /// Threads that wait for the end of a deletion.
+    deletions: Arc<AtomicUsize>,
     /// Device and inode of the namespace in which this was opened.
     own_namespace: (u64, u64),
 }
@@ -44,6 +58,7 @@ impl Linux {
             programs,
             nft_table: nft_table.to_owned(),
             ipv6_exists: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+            deletions: Arc::default(),
             own_namespace: (own.st_dev, own.st_ino),
         };
         // The first answer from the kernel now rather than in the first ADD.
@@ -78,6 +93,7 @@ impl Linux {
     /// One operation that is no netlink message.
     fn exec_other(&self, op: &Op) -> Result<(), KernelError> {
         match op {
+            Op::DeleteLink { ifname, ifindex } => self.delete_link(ifname, *ifindex),
             Op::Attach { ifindex } => self.programs.attach(*ifindex),
             Op::Detach { ifindex } => self.programs.detach(*ifindex),
             Op::SetEndpoint { ifindex, endpoint } => self.programs.set_endpoint(*ifindex, *endpoint),
@@ -91,6 +107,55 @@ impl Linux {
             Op::SetSysctl { sysctl, value } => write_sysctl(sysctl, *value),
             _ => Err(KernelError::other(op.to_string(), "no such operation outside netlink")),
         }
+    }
+
+    /// Deletes an interface and returns when the kernel shows it no more.
+    ///
+    /// The system call itself returns some 15 ms later: after it has given the rtnl lock back it waits for readers
+    /// of the freed memory (`netdev_run_todo`, measured on 6.18: gone after 0.7 ms, returned after 16 ms). That wait
+    /// is left to a thread.
+    fn delete_link(&self, ifname: &str, ifindex: u32) -> Result<(), KernelError> {
+        let operation = || format!("delete interface {ifname} ({ifindex})");
+        let (sender, receiver) = mpsc::channel();
+        let delete = move || {
+            let answer = Netlink::open().and_then(|mut s| s.execute(vec![message::delete_link(ifindex)]));
+            // Nobody listens any more if the interface was seen to be gone.
+            let _ = sender.send(answer.map(|answers| answers.into_iter().next()));
+        };
+        if self.deletions.fetch_add(1, Ordering::Relaxed) < DELETIONS_MAX {
+            let deletions = Arc::clone(&self.deletions);
+            let counted = move || {
+                delete();
+                deletions.fetch_sub(1, Ordering::Relaxed);
+            };
+            let started = thread::Builder::new().name("delete-link".into()).spawn(counted);
+            if let Err(cause) = started {
+                self.deletions.fetch_sub(1, Ordering::Relaxed);
+                return Err(KernelError::io(operation(), cause));
+            }
+        } else {
+            delete();
+            self.deletions.fetch_sub(1, Ordering::Relaxed);
+        }
+        let deadline = Instant::now() + DELETION_LIMIT;
+        while Instant::now() < deadline {
+            match receiver.recv_timeout(DELETION_POLL) {
+                Ok(Ok(Some(Ok(_)))) => return Ok(()),
+                Ok(Ok(Some(Err(error)))) if is_missing(&error.cause) => return Ok(()),
+                Ok(Ok(Some(Err(error)))) => return Err(netlink_error(operation(), error)),
+                Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(KernelError::other(operation(), "no answer"));
+                }
+                Ok(Err(cause)) => return Err(KernelError::io(operation(), cause)),
+                // The question waits for the lock that the deletion holds.
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.fetch_link(ifname)?.is_none_or(|link| link.ifindex != ifindex) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(KernelError::io(operation(), io::Error::from(io::ErrorKind::TimedOut)))
     }
 
     /// The node's elements of one kind, all families.
@@ -114,7 +179,12 @@ impl Linux {
 }
 
 impl Kernel for Linux {
-    fn exec(&self, place: Place<'_>, netns: Option<BorrowedFd<'_>>, ops: &[Op]) -> Result<Vec<Outcome>, Failure> {
+    fn exec(
+        &self,
+        place: Place<'_>,
+        netns: Option<BorrowedFd<'_>>,
+        ops: &[Op],
+    ) -> Result<Vec<Outcome>, Failure> {
         match place {
             Place::Node => exec_runs(ops, |run| {
                 match netlink_requests(run, netns.as_ref().map(AsRawFd::as_raw_fd), self.ipv6_exists) {
@@ -209,11 +279,13 @@ impl Kernel for Linux {
             }
             Ok(side)
         };
-        in_namespace(netns, read)?.map_err(|e| netlink_error(format!("read interface {ifname} in the pod"), e))
+        in_namespace(netns, read)?
+            .map_err(|e| netlink_error(format!("read interface {ifname} in the pod"), e))
     }
 
     fn is_own_namespace(&self, netns: BorrowedFd<'_>) -> Result<bool, KernelError> {
-        let found = fstat(netns).map_err(|cause| KernelError::io("look at the pod's namespace", cause.into()))?;
+        let found =
+            fstat(netns).map_err(|cause| KernelError::io("look at the pod's namespace", cause.into()))?;
         Ok((found.st_dev, found.st_ino) == self.own_namespace)
     }
 
@@ -267,7 +339,6 @@ fn is_netlink(op: &Op) -> bool {
     matches!(
         op,
         Op::CreateVeth(_)
-            | Op::DeleteLink { .. }
             | Op::SetLinkUp { .. }
             | Op::AddAddress { .. }
             | Op::AddRoute { .. }
@@ -281,7 +352,6 @@ fn netlink_requests(run: &[Op], netns: Option<RawFd>, ipv6_exists: bool) -> Opti
     run.iter()
         .map(|op| match op {
             Op::CreateVeth(spec) => Some(message::create_veth(spec, netns?, ipv6_exists)),
-            Op::DeleteLink { ifindex, .. } => Some(vec![message::delete_link(*ifindex)]),
             Op::SetLinkUp { ifindex, .. } => Some(vec![message::set_link_up(*ifindex)]),
             Op::AddAddress { ifindex, address } => Some(vec![message::add_address(*ifindex, *address)]),
             Op::AddRoute { route, exclusive } => Some(vec![message::add_route(route, *exclusive)]),
@@ -335,7 +405,7 @@ fn exec_netlink(
 }
 
 fn takes_away(op: &Op) -> bool {
-    matches!(op, Op::DeleteLink { .. } | Op::DeleteRoute(_))
+    matches!(op, Op::DeleteRoute(_))
 }
 
 /// The ends of a new pair, from the answers to [`message::create_veth`]; or why not, and the number of the host's
@@ -374,7 +444,8 @@ fn strict(reason: String) -> io::Result<()> {
 }
 
 fn is_missing(cause: &io::Error) -> bool {
-    KernelError::io("", io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or(0))).kind() == ErrorKind::Missing
+    KernelError::io("", io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or(0))).kind()
+        == ErrorKind::Missing
 }
 
 fn netlink_error(operation: String, error: NetlinkError) -> KernelError {
@@ -384,9 +455,7 @@ fn netlink_error(operation: String, error: NetlinkError) -> KernelError {
 /// Runs `call` on a thread of its own inside a namespace: the calling thread stays where it is, and no thread
 /// that others use is ever in the wrong one.
 fn in_namespace<T: Send>(netns: BorrowedFd<'_>, call: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
-    let enter = || {
-        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map(|()| call())
-    };
+    let enter = || move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map(|()| call());
     let result = thread::scope(|scope| {
         let worker = thread::Builder::new().name("pod-netns".into()).spawn_scoped(scope, enter);
         worker.map(thread::ScopedJoinHandle::join)
@@ -408,7 +477,9 @@ fn write_sysctl(sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
     let path = sysctl.path();
     match fs::write(&path, value.to_string()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(sysctl, Sysctl::AcceptRa(_)) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(sysctl, Sysctl::AcceptRa(_)) => {
+            Ok(())
+        }
         // Where /proc/sys is read-only, what is right already may stay.
         Err(_) if fs::read_to_string(&path).is_ok_and(|text| text.trim() == value.to_string()) => Ok(()),
         Err(error) => Err(KernelError::io(format!("write {value} to {path}"), error)),

@@ -7,10 +7,12 @@ use model::{Cidr, Family};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -76,7 +78,8 @@ pub(crate) fn add_address(ifindex: u32, address: IpAddr) -> Request {
     let message = match address {
         IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(ip, 32).build(),
         IpAddr::V6(ip) => {
-            let mut message = AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(ip, 128).build();
+            let mut message =
+                AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(ip, 128).build();
             // Nobody else is on the link: the address may be used at once.
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             message
@@ -153,7 +156,9 @@ fn route_message(route: &Route) -> RouteMessage {
         RouteTarget::Link { ifindex, gateway } => {
             message.attributes.push(RouteAttribute::Oif(ifindex));
             match gateway {
-                Some(gateway) => message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway))),
+                Some(gateway) => {
+                    message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+                }
                 // IPv6 knows no scopes of routes and takes no notice.
                 None => message.header.scope = RouteScope::Link,
             }

@@ -8,8 +8,8 @@ use std::io;
 use std::num::NonZeroI32;
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -113,7 +113,9 @@ impl Netlink {
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         match self.socket.send(bytes, 0)? {
             sent if sent == bytes.len() => Ok(()),
-            sent => Err(io::Error::new(io::ErrorKind::WriteZero, format!("{sent} of {} bytes sent", bytes.len()))),
+            sent => {
+                Err(io::Error::new(io::ErrorKind::WriteZero, format!("{sent} of {} bytes sent", bytes.len())))
+            }
         }
     }
 

@@ -20,7 +20,9 @@ use std::net::IpAddr;
 
 use model::{Cidr, Family};
 use nftables::batch::Batch;
-use nftables::expr::{BinaryOperation, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
+use nftables::expr::{
+    BinaryOperation, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix,
+};
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{
     Chain, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
@@ -47,7 +49,8 @@ pub(super) fn replace(name: &str, table: &NatTable) -> Result<(), KernelError> {
     for object in contents(name, table) {
         batch.add(object);
     }
-    helper::apply_ruleset(&batch.to_nftables()).map_err(|error| explain(format!("write nftables table {name}"), error))
+    helper::apply_ruleset(&batch.to_nftables())
+        .map_err(|error| explain(format!("write nftables table {name}"), error))
 }
 
 /// Deletes the table; none there is not an error.
@@ -55,7 +58,8 @@ pub(super) fn remove(name: &str) -> Result<(), KernelError> {
     let mut batch = Batch::new();
     batch.add(NfListObject::Table(table_object(name)));
     batch.delete(NfListObject::Table(table_object(name)));
-    helper::apply_ruleset(&batch.to_nftables()).map_err(|error| explain(format!("delete nftables table {name}"), error))
+    helper::apply_ruleset(&batch.to_nftables())
+        .map_err(|error| explain(format!("delete nftables table {name}"), error))
 }
 
 /// Reads the table back.
@@ -73,7 +77,8 @@ pub(super) fn fetch(name: &str) -> Result<NatState, KernelError> {
 fn explain(operation: String, error: NftablesError) -> KernelError {
     match error {
         NftablesError::NftExecution { inner, .. } if inner.kind() == io::ErrorKind::NotFound => {
-            KernelError::io(operation, inner).with_text("the command nft is missing: install the package nftables")
+            KernelError::io(operation, inner)
+                .with_text("the command nft is missing: install the package nftables")
         }
         NftablesError::NftFailed { ref stderr, .. } => {
             let text = stderr.trim().to_owned();
@@ -97,8 +102,12 @@ fn compare(name: &str, json: &str) -> NatState {
             NfObject::ListObject(NfListObject::MetainfoObject(_) | NfListObject::Table(_)) => {}
             NfObject::ListObject(object) => {
                 match object {
-                    NfListObject::Set(set) => ranges.extend(set.elem.iter().flat_map(|e| e.iter()).filter_map(range)),
-                    NfListObject::Rule(rule) => nat_bit = nat_bit.or_else(|| rule.expr.first().and_then(matched_bit)),
+                    NfListObject::Set(set) => {
+                        ranges.extend(set.elem.iter().flat_map(|e| e.iter()).filter_map(range));
+                    }
+                    NfListObject::Rule(rule) => {
+                        nat_bit = nat_bit.or_else(|| rule.expr.first().and_then(matched_bit));
+                    }
                     _ => {}
                 }
                 found.push(normal(object.clone()));
@@ -106,7 +115,7 @@ fn compare(name: &str, json: &str) -> NatState {
             NfObject::CmdObject(_) => return NatState::Tampered("it holds a command".into()),
         }
     }
-    let table = NatTable { nat_bit: nat_bit.unwrap_or(0), no_nat: crate::plan::aggregate(ranges) };
+    let table = NatTable { nat_bit: nat_bit.unwrap_or(0), no_nat: crate::plan::aggregate(&ranges) };
     let expected: Vec<NfListObject<'_>> = contents(name, &table).into_iter().map(normal).collect();
     // The kernel lists sets before chains and rules, as we write them, but sets in the order of their names.
     let missing = expected.iter().find(|object| !found.contains(object));
@@ -133,8 +142,9 @@ fn normal(object: NfListObject<'_>) -> NfListObject<'_> {
             set.handle = None;
             let readable = set.elem.iter().flat_map(|elements| elements.iter()).all(|e| range(e).is_some());
             if readable {
-                let ranges = set.elem.iter().flat_map(|elements| elements.iter()).filter_map(range).collect();
-                let elements = crate::plan::aggregate(ranges).into_iter().map(element).collect::<Vec<_>>();
+                let ranges: Vec<Cidr> =
+                    set.elem.iter().flat_map(|elements| elements.iter()).filter_map(range).collect();
+                let elements = crate::plan::aggregate(&ranges).into_iter().map(element).collect::<Vec<_>>();
                 set.elem = (!elements.is_empty()).then(|| elements.into());
             }
             NfListObject::Set(set)
@@ -223,7 +233,10 @@ fn element(cidr: Cidr) -> Expression<'static> {
     if cidr.prefix_len() == cidr.family().address_bits() {
         return address;
     }
-    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: cidr.prefix_len().into() }))
+    Expression::Named(NamedExpression::Prefix(Prefix {
+        addr: Box::new(address),
+        len: cidr.prefix_len().into(),
+    }))
 }
 
 fn range(element: &Expression<'_>) -> Option<Cidr> {
@@ -234,5 +247,72 @@ fn range(element: &Expression<'_>) -> Option<Cidr> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Printed by nft 1.0.6 for what [`contents`] writes.
+    fn listed(elements_v4: &str, rule_v4: &str, more: &str) -> String {
+        let rule = |handle: u32, field: &str, set: &str| {
+            format!(
+                r#"{{"rule": {{"family": "inet", "table": "poolward", "chain": "postrouting", "handle": {handle},
+                "expr": [{{"match": {{"op": "==", "left": {{"&": [{{"meta": {{"key": "mark"}}}}, 134217728]}},
+                "right": 134217728}}}}, {{"match": {{"op": "!=", "left": {{"payload": {{"protocol": "{field}",
+                "field": "daddr"}}}}, "right": "@{set}"}}}}, {{"masquerade": null}}]}}}}"#
+            )
+        };
+        let v4 = if rule_v4.is_empty() { rule(4, "ip", "no_nat_v4") } else { rule_v4.to_owned() };
+        format!(
+            r#"{{"nftables": [{{"metainfo": {{"version": "1.0.6", "release_name": "x", "json_schema_version": 1}}}},
+            {{"table": {{"family": "inet", "name": "poolward", "handle": 1}}}},
+            {{"set": {{"family": "inet", "name": "no_nat_v4", "table": "poolward", "type": "ipv4_addr", "handle": 2,
+            "flags": ["interval"] {elements_v4}}}}},
+            {{"set": {{"family": "inet", "name": "no_nat_v6", "table": "poolward", "type": "ipv6_addr", "handle": 3,
+            "flags": ["interval"]}}}},
+            {{"chain": {{"family": "inet", "table": "poolward", "name": "postrouting", "handle": 1, "type": "nat",
+            "hook": "postrouting", "prio": 100, "policy": "accept"}}}}, {v4}, {} {more}]}}"#,
+            rule(5, "ip6", "no_nat_v6")
+        )
+    }
+
+    #[test]
+    fn what_nft_prints_is_compared_by_meaning() {
+        let check = |json: &str, expected: Option<&[&str]>| match (compare("poolward", json), expected) {
+            (NatState::Intact(table), Some(ranges)) => {
+                assert_eq!(table.nat_bit, 0x0800_0000);
+                let wanted: Vec<Cidr> = ranges.iter().map(|text| text.parse().unwrap()).collect();
+                assert_eq!(table.no_nat, wanted);
+            }
+            (NatState::Tampered(_), None) => {}
+            (found, expected) => panic!("{expected:?}: {found:?} of {json}"),
+        };
+        let elements = |list: &str| format!(r#", "elem": [{list}]"#);
+        let prefix = |addr: &str, len: u8| format!(r#"{{"prefix": {{"addr": "{addr}", "len": {len}}}}}"#);
+        check(&listed("", "", ""), Some(&[]));
+        check(&listed(&elements(&prefix("10.0.0.0", 26)), "", ""), Some(&["10.0.0.0/26"]));
+        check(&listed(&elements(r#""10.9.9.9""#), "", ""), Some(&["10.9.9.9/32"]));
+        // Neighbours may be printed as one or as two.
+        let two = format!("{}, {}", prefix("10.0.0.0", 26), prefix("10.0.0.64", 26));
+        check(&listed(&elements(&two), "", ""), Some(&["10.0.0.0/25"]));
+        check(&listed(&elements(r#"{"range": ["10.0.0.1", "10.0.0.2"]}"#), "", ""), None);
+        let extra = r#", {"rule": {"family": "inet", "table": "poolward", "chain": "postrouting", "handle": 9,
+            "expr": [{"counter": {"packets": 0, "bytes": 0}}]}}"#;
+        check(&listed("", "", extra), None);
+        let other = listed("", "", "").replacen("134217728", "1", 1);
+        check(&other, None);
+        check(&listed("", "", "").replace("\"prio\": 100", "\"prio\": 99"), None);
+        check(&listed("", "", "").replace("\"accept\"", "\"drop\""), None);
+        check("{}", None);
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read_back() {
+        let table = NatTable { nat_bit: 0x0800_0000, no_nat: vec!["10.0.0.0/26".parse().unwrap()] };
+        let objects = contents("poolward", &table).into_iter().map(NfObject::ListObject).collect::<Vec<_>>();
+        let json = serde_json::to_string(&Nftables { objects: objects.into() }).unwrap();
+        assert_eq!(compare("poolward", &json), NatState::Intact(table));
     }
 }

@@ -94,7 +94,11 @@ impl ProgramStore {
                 pools: pools.collect(),
                 counted: bpf.fetch_pool_counters()?.into_keys().collect(),
                 endpoints: endpoints.map(|(i, e)| (i, Endpoint { ipv4: e.ipv4, ipv6: e.ipv6 })).collect(),
-                attached: attachments.iter().filter(|a| a.from_pod_ok && a.to_pod_ok).map(|a| a.ifindex).collect(),
+                attached: attachments
+                    .iter()
+                    .filter(|a| a.from_pod_ok && a.to_pod_ok)
+                    .map(|a| a.ifindex)
+                    .collect(),
                 pinned: attachments.iter().map(|a| a.ifindex).collect(),
             })
         };

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dataplane::{Dataplane, DesiredState, Report};
+use dataplane::{Dataplane, DesiredState, Report, Uplink};
 use model::{Cidr, Family, TagId};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ struct Shared {
     wanted: Notify,
     one_at_a_time: tokio::sync::Mutex<()>,
     summary: watch::Sender<Summary>,
+    /// As the last run found it, so that an ADD need not look for it among all routes.
+    uplink: watch::Sender<Option<Uplink>>,
     /// Whether what is not known may be removed: not after a rebuild that left questions open.
     sweep: bool,
 }
@@ -69,6 +71,7 @@ impl Reconciler {
             wanted: Notify::new(),
             one_at_a_time: tokio::sync::Mutex::default(),
             summary: watch::channel(Summary::default()).0,
+            uplink: watch::channel(None).0,
             sweep,
         };
         Self { shared: Arc::new(shared) }
@@ -83,6 +86,12 @@ impl Reconciler {
     #[must_use]
     pub fn summary(&self) -> Summary {
         self.shared.summary.borrow().clone()
+    }
+
+    /// The uplink as the last run found it; `None` before the first one, or if it cannot be read.
+    #[must_use]
+    pub fn uplink(&self) -> Option<Uplink> {
+        self.shared.uplink.borrow().clone()
     }
 
     /// Compares now and applies the difference; afterwards pools whose tags the kernel knows may serve. The errors
@@ -190,6 +199,10 @@ impl Shared {
             pods,
             pools,
         };
+        match self.dataplane.uplink() {
+            Ok(uplink) => drop(self.uplink.send_replace(Some(uplink))),
+            Err(error) => warn!(%error, "the uplink cannot be read"),
+        }
         let tagged = desired.pools.iter().map(|pool| (pool.cidr, pool.tag)).collect();
         (self.dataplane.reconcile(&desired), tagged)
     }

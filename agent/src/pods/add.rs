@@ -181,11 +181,12 @@ impl<S: Store> Pods<S> {
 
 /// The MTU asked for, configured, or that of the uplink less what encapsulation needs.
 fn mtu_of<S: Store>(node: &Node<S>, asked: Option<u32>, modes: Vec<IpipMode>) -> Answer<u32> {
-    if let Some(mtu_bytes) = asked.or(node.config.mtu_bytes) {
-        return Ok(mtu_bytes);
+    let fixed = asked.or(node.config.mtu_bytes);
+    let uplink = || node.reconciler.uplink().map_or_else(|| node.dataplane.uplink(), Ok);
+    match fixed {
+        Some(mtu_bytes) => Ok(mtu_bytes),
+        None => Ok(workload_mtu_bytes(uplink().map_err(internal)?.mtu_bytes, modes)),
     }
-    let uplink = node.dataplane.uplink().map_err(internal)?;
-    Ok(workload_mtu_bytes(uplink.mtu_bytes, modes))
 }
 
 fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[Assignment]) -> Pod {

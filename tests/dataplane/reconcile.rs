@@ -1,6 +1,6 @@
 //! Reconciliation: nothing to do a second time, one operation for each kind of tampering, nothing foreign touched.
 
-use dataplane::{DesiredState, Pool};
+use dataplane::{Dataplane, DesiredState, Pool};
 
 use crate::fixture::{Node, Pod, pool};
 
@@ -176,7 +176,7 @@ fn nothing_foreign_is_touched() {
     links.retain(|name| name != "brother");
     assert_eq!(links, [""; 0]);
     assert_eq!(scene.node.our_routes(), [""; 0]);
-    scene.node.call(|dataplane| dataplane.remove_all()).unwrap();
+    scene.node.call(Dataplane::remove_all).unwrap();
     assert_eq!(foreign(), before);
 }
 
@@ -233,7 +233,7 @@ fn pods_are_found_again_by_their_aliases() {
     let scene = scene();
     scene.node.netns().ip("link add odd type bridge").unwrap();
     scene.node.netns().ip("link set odd alias poolward1;c").unwrap();
-    let found = scene.node.call(|dataplane| dataplane.fetch_pods()).unwrap();
+    let found = scene.node.call(Dataplane::fetch_pods).unwrap();
     let mut identities: Vec<_> = found.iter().filter_map(|pod| pod.identity.clone().ok()).collect();
     identities.sort_by_key(|identity| identity.handle.clone());
     assert_eq!(identities, scene.desired.pods);

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use dataplane::{AttachMode, WireError};
+use dataplane::{AttachMode, Dataplane, WireError};
 use harness::Run;
 use harness::lab::{OUTSIDE_IPV4, OUTSIDE_IPV6};
 use model::Identity;
@@ -17,7 +17,7 @@ fn a_wired_pod_passes_its_check_and_leaves_nothing_when_unwired() {
         node.reconcile_ok(&node.desired(&pools(), &[]));
         let wired = node.wire(&pod).unwrap();
         assert_eq!(node.check(&pod), None);
-        assert_eq!(node.our_links(), [wired.host_ifname.clone()]);
+        assert_eq!(node.our_links(), std::slice::from_ref(&wired.host_ifname));
         let (host, eth0) = (node.netns().link(&wired.host_ifname).unwrap(), pod.netns.link("eth0").unwrap());
         assert_eq!((host.index, host.mac), (wired.host_ifindex, wired.host_mac.0));
         assert_eq!(eth0.mac, wired.pod_mac.0);
@@ -116,7 +116,7 @@ fn no_packet_that_a_pod_sends_with_another_pods_address_leaves_its_interface() {
     let ping = Run::new("ping").args(["-n", "-q", "-c", "3", "-i", "0.02", "-W", "1", "-I", &from]);
     let finished = ping.args([OUTSIDE_IPV4.to_string()]).finish_in(&thief.netns).unwrap();
     assert!(!finished.status.success());
-    let drops = node.call(|dataplane| dataplane.drops()).unwrap();
+    let drops = node.call(Dataplane::drops).unwrap();
     assert_eq!(drops["ipv4_source"], 3, "{drops:?}");
 }
 
@@ -150,7 +150,7 @@ fn wiring_again_for_the_same_handle_replaces_what_was_left() {
     let after = node.wire(&second).unwrap();
     assert_ne!(before.host_ifindex, after.host_ifindex);
     assert_eq!(node.check(&second), None);
-    assert_eq!(node.our_links(), [after.host_ifname.clone()]);
+    assert_eq!(node.our_links(), std::slice::from_ref(&after.host_ifname));
     assert_eq!(node.our_routes(), [format!("10.77.0.9 dev {} scope link", after.host_ifname)]);
     assert!(node.check(&first).is_some(), "the first one is gone");
 }
@@ -238,7 +238,8 @@ fn what_fails_half_way_is_taken_back() {
     );
     // Between the two: the endpoint map takes no more.
     let node = Node::with(|settings| settings.max_pods = 1);
-    node.wire(&Pod::v4(1)).unwrap();
+    let first = Pod::v4(1);
+    node.wire(&first).unwrap();
     let before = (node.our_links(), node.our_routes(), node.pinned_links());
     let error = node.wire(&Pod::v4(2)).unwrap_err().to_string();
     assert!(error.contains("set endpoint"), "{error}");
@@ -301,7 +302,7 @@ fn the_uplink_is_found_by_the_default_route_or_by_name() {
         if !tamper.is_empty() {
             node.netns().ip_batch(tamper).unwrap();
         }
-        let uplink = node.call(|dataplane| dataplane.uplink()).unwrap();
+        let uplink = node.call(Dataplane::uplink).unwrap();
         assert_eq!((uplink.ifname.as_deref(), uplink.mtu_bytes), expected, "{uplink:?}");
     };
     check(None, "link set up0 mtu 1400", (Some("up0"), 1400));

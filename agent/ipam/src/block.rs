@@ -205,48 +205,48 @@ impl Block {
         Usage { size, used, cooling, reserved, free: size - used - cooling - reserved }
     }
 
-    /// Takes an address out of the queue, wherever it stands there. Reserved ones can be taken: that they are
-    /// not taken automatically is [`Block::peek`]'s business.
-    ///
-    /// The address that `peek` gave is found at once; another freed one costs a scan of two bytes each.
+    /// Whether an address can be taken at `now`. Reserved ones can: that they are not taken automatically is
+    /// [`Block::peek`]'s business.
     ///
     /// # Errors
-    /// Outside the block, held, or still cooling at `now`.
-    pub(crate) fn take(
-        &mut self,
-        address: IpAddr,
-        holder: &Arc<Handle>,
-        now: BootTime,
-    ) -> Result<(), OrdinalError> {
+    /// Outside the block, held, or still cooling.
+    pub(crate) fn check_take(&self, address: IpAddr, now: BootTime) -> Result<(), OrdinalError> {
+        match self.state(address, now) {
+            None => Err(OrdinalError::Outside { address, block: self.cidr }),
+            Some(OrdinalState::Used(holder)) => Err(OrdinalError::Held { address, holder: holder.clone() }),
+            Some(OrdinalState::Cooling { until }) => Err(OrdinalError::Cooling { address, until }),
+            Some(OrdinalState::Free) => Ok(()),
+        }
+    }
+
+    /// Takes an address out of the queue, wherever it stands there, if [`Block::check_take`] allows; otherwise
+    /// changes nothing but for what has expired.
+    ///
+    /// The address that `peek` gave is found at once; another freed one costs a scan of two bytes each.
+    pub(crate) fn take(&mut self, address: IpAddr, holder: &Arc<Handle>, now: BootTime) {
         self.expire(now);
-        let ordinal = self.ordinal_of(address).ok_or(OrdinalError::Outside { address, block: self.cidr })?;
-        if let Some(holder) = self.used.get(&ordinal) {
-            return Err(OrdinalError::Held { address, holder: holder.as_ref().clone() });
+        let Some(ordinal) = self.ordinal_of(address) else { return };
+        if self.used.contains_key(&ordinal) {
+            return;
         }
         if self.is_fresh(ordinal) {
             self.pluck(ordinal);
         } else if let Some(index) = self.freed.iter().position(|&at| at == ordinal) {
             self.freed.remove(index);
         } else {
-            let until = self.cooling.iter().find(|&&(_, at)| at == ordinal).map(|&(until, _)| until);
-            return Err(OrdinalError::Cooling { address, until: until.unwrap_or(now) });
+            return;
         }
         self.used.insert(ordinal, Arc::clone(holder));
-        Ok(())
     }
 
-    /// Takes an address for a holder that is known to have it, cooling or not.
-    ///
-    /// # Errors
-    /// Outside the block, or held.
-    pub(crate) fn restore(&mut self, address: IpAddr, holder: &Arc<Handle>) -> Result<(), OrdinalError> {
-        if let Some(ordinal) = self.ordinal_of(address)
-            && let Some(index) = self.cooling.iter().position(|&(_, at)| at == ordinal)
-        {
+    /// Takes an address for a holder that is known to have it, cooling or not; changes nothing when it is held.
+    pub(crate) fn restore(&mut self, address: IpAddr, holder: &Arc<Handle>) {
+        let Some(ordinal) = self.ordinal_of(address) else { return };
+        if let Some(index) = self.cooling.iter().position(|&(_, at)| at == ordinal) {
             self.cooling.remove(index);
             self.freed.push_front(ordinal);
         }
-        self.take(address, holder, BootTime::default())
+        self.take(address, holder, BootTime::default());
     }
 
     /// Gives a held address back: to the tail of the queue, after `cooling_until` if that is later than `now`.
@@ -306,6 +306,11 @@ impl Block {
         }
     }
 
+    /// Every address that was freed and may be had again, in the order they will be.
+    pub fn freed(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.freed.iter().filter_map(|&ordinal| self.cidr.nth(u128::from(ordinal)))
+    }
+
     /// Every address that cools, with the time it ends; ordered by that time.
     pub fn cooling(&self) -> impl Iterator<Item = (IpAddr, BootTime)> + '_ {
         self.cooling.iter().filter_map(|&(until, ordinal)| Some((self.cidr.nth(u128::from(ordinal))?, until)))
@@ -361,3 +366,6 @@ impl Block {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

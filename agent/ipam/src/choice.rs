@@ -42,18 +42,18 @@ pub enum PassedReason {
 impl fmt::Display for PassedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OtherFamily => f.write_str("is of the other address family"),
-            Self::Terminating => f.write_str("is being deleted"),
-            Self::Disabled => f.write_str("is disabled"),
-            Self::NotAdmitted(reason) => write!(f, "is not admitted: {reason}"),
-            Self::NotForWorkloads => f.write_str("its allowedUses lacks Workload"),
-            Self::NodeSelector => f.write_str("its nodeSelector does not match this node"),
-            Self::NamespaceSelector => f.write_str("its namespaceSelector does not match the namespace"),
-            Self::Manual => f.write_str("its assignmentMode is Manual and it was not asked for"),
-            Self::Pending => f.write_str("is not admitted yet"),
-            Self::Full(usage) => write!(f, "is exhausted: {usage}"),
+            Self::OtherFamily => f.write_str("of the other address family"),
+            Self::Terminating => f.write_str("being deleted"),
+            Self::Disabled => f.write_str("disabled"),
+            Self::NotAdmitted(reason) => write!(f, "not admitted: {reason}"),
+            Self::NotForWorkloads => f.write_str("allowedUses lacks Workload"),
+            Self::NodeSelector => f.write_str("nodeSelector does not match this node"),
+            Self::NamespaceSelector => f.write_str("namespaceSelector does not match the namespace"),
+            Self::Manual => f.write_str("assignmentMode is Manual and it was not asked for"),
+            Self::Pending => f.write_str("not admitted yet"),
+            Self::Full(usage) => write!(f, "exhausted, {usage}"),
             Self::NoClaims(usage) => {
-                write!(f, "has no room in owned blocks, and autoAllocateBlocks is false: {usage}")
+                write!(f, "no room in owned blocks and autoAllocateBlocks is false, {usage}")
             }
         }
     }
@@ -70,7 +70,7 @@ pub struct PassedOver<'a> {
 
 impl fmt::Display for PassedOver<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pool {} ({}) {}", self.pool.name, self.pool.cidr, self.reason)
+        write!(f, "pool {} ({}): {}", self.pool.name, self.pool.cidr, self.reason)
     }
 }
 

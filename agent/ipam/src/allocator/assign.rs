@@ -85,7 +85,7 @@ impl NodeIpam {
                 Outcome::Address(assignment) => assignments.push(assignment),
                 Outcome::Claim(block) => claim = claim.or(Some(block)),
                 Outcome::Refused(refusal) if is_forgiven(wanted.want, refusal.kind()) => {
-                    forgiven.push(refusal)
+                    forgiven.push(refusal);
                 }
                 Outcome::Refused(refusal) => return Err(refusal),
             }
@@ -93,6 +93,10 @@ impl NodeIpam {
         if let Some(claim) = claim {
             Ok(Decision::Claim(claim))
         } else if assignments.is_empty() {
+            // A family without any pool is worth a word only if the other one has none either.
+            if forgiven.iter().any(|refusal: &Refusal| !refusal.details().is_empty()) {
+                forgiven.retain(|refusal| !refusal.details().is_empty());
+            }
             let refusals = forgiven.into_iter().reduce(Refusal::and);
             Err(refusals.unwrap_or_else(|| nothing_asked(&request.handle)))
         } else {
@@ -111,38 +115,26 @@ impl NodeIpam {
         assignments: &[Assignment],
         now: BootTime,
     ) -> Result<(), ApplyError> {
-        let shared = Arc::new(handle.clone());
-        let before = self.holders.get(handle).copied();
-        let mut held = before.unwrap_or(Held { since: now, ..Held::default() });
-        let mut taken = Vec::new();
-        let outcome = assignments.iter().try_for_each(|assignment| {
-            let address = assignment.address;
+        // Everything is checked before anything changes.
+        let mut held = self.held_or_new(handle, now);
+        for &Assignment { address, .. } in assignments {
             if let Some(other) = held.of(Family::of(address)) {
                 return Err(ApplyError::HolderHas { handle: handle.clone(), address, held: other });
             }
-            let block = self.block_around_mut(address).ok_or(ApplyError::NoBlock { address })?;
-            let undo = block.clone();
+            let block = self.block_around(address).ok_or(ApplyError::NoBlock { address })?;
             block
-                .take(address, &shared, now)
+                .check_take(address, now)
                 .map_err(|source| ApplyError::Ordinal { handle: handle.clone(), source })?;
-            taken.push(undo);
             held.set(address);
-            Ok(())
-        });
-        match outcome {
-            Ok(()) if held.is_empty() => Ok(()),
-            Ok(()) => {
-                self.holders.insert(shared, held);
-                Ok(())
-            }
-            Err(error) => {
-                // Back to front, so that the oldest copy of a block is the last one put back.
-                for block in taken.into_iter().rev() {
-                    self.blocks.insert(block.cidr(), block);
-                }
-                Err(error)
+        }
+        let shared = Arc::new(handle.clone());
+        for &Assignment { address, .. } in assignments {
+            if let Some(block) = self.block_around_mut(address) {
+                block.take(address, &shared, now);
             }
         }
+        self.record_held(shared, held);
+        Ok(())
     }
 
     /// What a handle holds already answers its request, unless that asks for another address by name.
@@ -206,8 +198,10 @@ impl NodeIpam {
         })
     }
 
-    /// The next block of a pool to claim, with alternatives.
-    fn next_claim(&self, view: &ClusterView<'_>, pool: &Pool) -> Option<BlockClaim> {
+    /// The block of a pool to claim next, with alternatives; `None` when none is unclaimed. Whether the pool
+    /// may serve is not asked here.
+    #[must_use]
+    pub fn next_claim(&self, view: &ClusterView<'_>, pool: &Pool) -> Option<BlockClaim> {
         let mut blocks = unclaimed_in(pool, view.node, [&self.own, view.foreign.ranges()], view.reservations);
         let cidr = blocks.next()?;
         Some(BlockClaim {
@@ -332,13 +326,15 @@ fn refuse_all(
     tried: &[&Pool],
     choice: &PoolChoice<'_>,
 ) -> Refusal {
-    let details = choice.passed_over.iter().map(ToString::to_string).collect();
+    let of_family = choice.passed_over.iter().filter(|passed| passed.reason != PassedReason::OtherFamily);
+    let details: Vec<String> = of_family.map(ToString::to_string).collect();
     if tried.is_empty() {
         let pending = choice.has_pending();
         let problem = match (pending, wanted.pools.is_some()) {
-            (true, _) => "the only fitting pool is not admitted yet",
-            (false, true) => "an empty list of pools was asked for",
-            (false, false) => "no pool is eligible",
+            (true, _) => "the only fitting pool is not admitted yet".to_owned(),
+            (false, true) => "an empty list of pools was asked for".to_owned(),
+            (false, false) if details.is_empty() => format!("there is no {family} pool"),
+            (false, false) => "no pool is eligible".to_owned(),
         };
         let message = format!("no {family} address for {handle}: {problem}");
         return Refusal::new(RefusalKind::NoPool { pending }, message, details);

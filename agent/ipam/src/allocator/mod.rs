@@ -6,13 +6,15 @@
 //!                                              fd00::/122    ordinal 7 -> container/interface
 //! ```
 //! Both sides name each other, and every change keeps them in step. The modules below hold the decisions:
-//! [`assign`](mod@assign) for handing out, [`free`] for taking back, [`restore`] for rebuilding the state.
+//! `assign` for handing out, `free` for taking back, `restore` for rebuilding the state.
 //!
 //! Not here: durability (the journal's), claiming in the store (the agent's), and routes.
 
 mod assign;
 mod free;
 mod restore;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -336,6 +338,17 @@ impl NodeIpam {
             if of_pool.is_empty() {
                 self.by_pool.remove(block.pool());
             }
+        }
+    }
+
+    /// What a handle holds, to be added to.
+    fn held_or_new(&self, handle: &Handle, since: BootTime) -> Held {
+        self.holders.get(handle).copied().unwrap_or(Held { since, ..Held::default() })
+    }
+
+    fn record_held(&mut self, handle: Arc<Handle>, held: Held) {
+        if !held.is_empty() {
+            self.holders.insert(handle, held);
         }
     }
 

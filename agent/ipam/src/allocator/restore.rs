@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model::{BootTime, Cidr, Family, Handle};
 
-use super::{ApplyError, Held, NodeIpam};
+use super::{ApplyError, NodeIpam};
 
 impl NodeIpam {
     /// Puts a known allocation back, cooling or not; what the handle holds already is no error. All addresses
@@ -20,35 +20,32 @@ impl NodeIpam {
         addresses: &[IpAddr],
         since: BootTime,
     ) -> Result<(), ApplyError> {
-        let shared = Arc::new(handle.clone());
-        let mut held = self.holders.get(handle).copied().unwrap_or(Held { since, ..Held::default() });
-        let mut undo = Vec::new();
-        let outcome = addresses.iter().try_for_each(|&address| {
+        // Everything is checked before anything changes.
+        let mut held = self.held_or_new(handle, since);
+        let mut missing = Vec::new();
+        for &address in addresses {
             match held.of(Family::of(address)) {
-                Some(other) if other == address => return Ok(()),
+                Some(other) if other == address => continue,
                 Some(other) => {
                     return Err(ApplyError::HolderHas { handle: handle.clone(), address, held: other });
                 }
                 None => {}
             }
-            let block = self.block_around_mut(address).ok_or(ApplyError::NoBlock { address })?;
-            undo.push(block.clone());
+            let block = self.block_around(address).ok_or(ApplyError::NoBlock { address })?;
+            // At the end of time nothing cools any more: only a holder stands in the way.
             block
-                .restore(address, &shared)
+                .check_take(address, BootTime::from_millis(u64::MAX))
                 .map_err(|source| ApplyError::Ordinal { handle: handle.clone(), source })?;
             held.set(address);
-            Ok(())
-        });
-        if let Err(error) = outcome {
-            // Back to front, so that the oldest copy of a block is the last one put back.
-            for block in undo.into_iter().rev() {
-                self.blocks.insert(block.cidr(), block);
+            missing.push(address);
+        }
+        let shared = Arc::new(handle.clone());
+        for address in missing {
+            if let Some(block) = self.block_around_mut(address) {
+                block.restore(address, &shared);
             }
-            return Err(error);
         }
-        if !held.is_empty() {
-            self.holders.insert(shared, held);
-        }
+        self.record_held(shared, held);
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 //! The model knows nothing of queues, runs or bitmaps: it says which addresses may be handed out, and the
 //! allocator must hand out one of them, or refuse exactly when there is none.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's exception covers test functions only")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;

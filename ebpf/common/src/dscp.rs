@@ -91,6 +91,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_checksum_is_updated_with_all_its_carries() {
+        for (old, new) in [(0x4500, 0x45b8), (0x45ff, 0x4503), (0x4f00, 0x45fc), (0, 0xffff), (0xffff, 0)] {
+            for checksum in 0..=u16::MAX {
+                let mut sum = u32::from(!checksum) + u32::from(!old) + u32::from(new);
+                while sum > 0xffff {
+                    sum = (sum & 0xffff) + (sum >> 16);
+                }
+                assert_eq!(u32::from(!updated_checksum(checksum, old, new)), sum, "{checksum:#x} {old:#x}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_rewritten_header_has_the_checksum_of_a_full_recomputation(

@@ -12,10 +12,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 
 use crate::clsact;
@@ -25,6 +26,10 @@ use crate::sys::{self, TcxSide};
 
 /// How often loading is tried while signals interrupt it.
 const LOAD_ATTEMPTS: usize = 5;
+
+/// How often attaching is tried while an old link of the same program is on its way out: 100 ms in all.
+const ATTACH_ATTEMPTS: usize = 50;
+const ATTACH_PAUSE: Duration = Duration::from_millis(2);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,13 +180,7 @@ impl Attacher {
         }
         let name = interface_name(ifindex, "attaching programs")?;
         let program = program_mut(&mut self.programs, direction)?;
-        // First in line on ingress: a program before ours could accept a packet that ours would drop.
-        let order = match direction {
-            Direction::FromPod => LinkOrder::first(),
-            Direction::ToPod => LinkOrder::last(),
-        };
-        let options = TcAttachOptions::TcxOrder(order);
-        let id = program.attach_with_options(&name, direction.attach_type(), options).kernel(describe)?;
+        let id = attach_new_tcx(program, &name, direction).kernel(describe)?;
         let link = program.take_link(id).kernel(describe)?;
         let link = FdLink::try_from(link).kernel(describe)?;
         link.pin(&path).kernel(|| format!("pinning {}", path.display()))?;
@@ -286,6 +285,33 @@ impl Attacher {
 fn program_mut(programs: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, BpfError> {
     let program = programs.program_mut(direction.program()).ok_or(BpfError::NoPrograms)?;
     program.try_into().kernel(|| format!("opening program {}", direction.program()))
+}
+
+/// The kernel detaches a little after the last reference to a link is gone (a pin that somebody removed), and
+/// answers EEXIST while the same program is still attached.
+fn attach_new_tcx(
+    program: &mut SchedClassifier,
+    interface: &str,
+    direction: Direction,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let mut attempt = 1;
+    loop {
+        // First in line on ingress: a program before ours could accept a packet that ours would drop.
+        let order = match direction {
+            Direction::FromPod => LinkOrder::first(),
+            Direction::ToPod => LinkOrder::last(),
+        };
+        let options = TcAttachOptions::TcxOrder(order);
+        match program.attach_with_options(interface, direction.attach_type(), options) {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists && attempt < ATTACH_ATTEMPTS =>
+            {
+                attempt += 1;
+                std::thread::sleep(ATTACH_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The verifier gives up with EAGAIN when a signal comes in.

@@ -140,6 +140,12 @@ impl Node {
 
     /// Takes the programs off an interface, behind the dataplane's back.
     pub(crate) fn detach(&self, ifindex: u32) {
+        let links = self.netns().ip_json("link show").unwrap();
+        let link = links.as_array().unwrap().iter().find(|link| link["ifindex"] == ifindex).unwrap();
+        let ifname = link["ifname"].as_str().unwrap();
+        // Fails where there are no filters.
+        let delete = Run::new("tc").args(["qdisc", "del", "dev", ifname, "clsact"]);
+        let _ = delete.finish_in(self.netns()).unwrap();
         let version = fs::read_dir(&self.pin_dir).unwrap().next().unwrap().unwrap().path();
         for link in fs::read_dir(version.join("links")).unwrap().map(|link| link.unwrap().path()) {
             if link.file_name().unwrap().to_str().unwrap().starts_with(&format!("{ifindex}-")) {

@@ -15,7 +15,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 
 #[test]
 fn wiring_and_unwiring_take_milliseconds() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for mode in [AttachMode::Auto, AttachMode::Tcx, AttachMode::Clsact] {
         check(mode);
     }
 }

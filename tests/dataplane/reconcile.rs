@@ -307,3 +307,30 @@ fn a_block_of_one_address_and_its_pod_stand_side_by_side() {
     assert_eq!(scene.node.reconcile_ok(&desired), [""; 0]);
     assert!(scene.pods[0].ping(scene.pods[1].ipv4()), "the pod's route wins");
 }
+
+#[test]
+fn a_pod_that_has_been_idle_is_guarded_by_a_pinned_link_and_never_unguarded() {
+    let scene = scene();
+    assert_eq!(scene.node.pinned_links(), [""; 0], "filters guard it first");
+    let ping = || scene.pods[0].ping(scene.pods[1].ipv4());
+    assert!(ping());
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let answered = std::thread::scope(|scope| {
+        let pinging = scope.spawn(ping);
+        let planned = scene.node.reconcile_ok(&scene.desired);
+        assert_eq!(planned.len(), 2, "{planned:?}");
+        assert!(planned.iter().all(|text| text.contains("lasting")), "{planned:?}");
+        pinging.join().unwrap()
+    });
+    assert!(answered, "packets go on");
+    assert_eq!(scene.node.pinned_links().len(), 4, "two programs on two interfaces");
+    let filters = harness::Run::new("tc").args(["filter", "show", "dev", &scene.host(), "ingress"]);
+    assert_eq!(filters.ok_in(scene.node.netns()).unwrap().trim(), "");
+    assert_eq!(scene.node.reconcile_ok(&scene.desired), [""; 0]);
+    for pod in &scene.pods {
+        assert_eq!(scene.node.check(pod), None);
+        assert!(scene.node.unwire(pod));
+    }
+    scene.node.reconcile_ok(&scene.node.desired(&[], &[]));
+    scene.node.assert_clean();
+}

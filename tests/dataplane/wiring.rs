@@ -27,7 +27,7 @@ fn a_wired_pod_passes_its_check_and_leaves_nothing_when_unwired() {
         let left = pod.netns.ip_json("link show").unwrap();
         assert_eq!(left.as_array().unwrap().len(), 1, "only lo is left in the pod: {left}");
     };
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for mode in [AttachMode::Auto, AttachMode::Tcx, AttachMode::Clsact] {
         check(mode, Pod::v4(1));
         check(mode, Pod::v6(2));
         check(mode, Pod::dual(3));

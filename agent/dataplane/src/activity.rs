@@ -38,9 +38,25 @@ struct Trace {
     at: Instant,
 }
 
+/// How long an interface must not have been worked on before the program on it is attached in the lasting way.
+const IDLE_AFTER: Duration = Duration::from_secs(5);
+
+/// The same for interfaces of which nothing is known, from the start on: an agent that comes back changes nothing in
+/// a hurry.
+const IDLE_AFTER_START: Duration = Duration::from_secs(60);
+
 /// The traces of one dataplane; lives as long as it.
-#[derive(Debug, Default)]
-pub(crate) struct Activity(Mutex<Traces>);
+#[derive(Debug)]
+pub(crate) struct Activity {
+    traces: Mutex<Traces>,
+    started: Instant,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { traces: Mutex::default(), started: Instant::now() }
+    }
+}
 
 /// While it lives, its interface is being worked on.
 #[derive(Debug)]
@@ -70,6 +86,14 @@ impl Activity {
         Some(recent.map(|(ifname, _)| ifname.clone()).collect())
     }
 
+    /// Whether an interface has not been worked on for a while, as of `now`.
+    pub(crate) fn is_idle(&self, ifname: &str, now: Instant) -> bool {
+        match self.traces().by_ifname.get(ifname) {
+            Some(trace) => trace.active_count == 0 && now.duration_since(trace.at) >= IDLE_AFTER,
+            None => now.duration_since(self.started) >= IDLE_AFTER_START,
+        }
+    }
+
     fn touch(&self, ifname: &str, count: impl FnOnce(usize) -> usize) {
         let mut traces = self.traces();
         traces.sequence += 1;
@@ -88,7 +112,7 @@ impl Activity {
 
     fn traces(&self) -> MutexGuard<'_, Traces> {
         // Nothing under the lock panics half-way through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,6 +139,21 @@ mod tests {
         drop(running);
         assert_eq!(names(epoch), ["new", "running"], "it ended after the epoch");
         assert_eq!(names(activity.epoch()), [""; 0]);
+    }
+
+    #[test]
+    fn an_interface_is_idle_some_time_after_its_last_work() {
+        let activity = Activity::default();
+        let check = |ifname: &str, delay: Duration, expected: bool| {
+            assert_eq!(activity.is_idle(ifname, Instant::now() + delay), expected, "{ifname} {delay:?}");
+        };
+        check("unknown", IDLE_AFTER, false);
+        check("unknown", IDLE_AFTER_START, true);
+        let active = activity.begin("known");
+        check("known", IDLE_AFTER_START, false);
+        drop(active);
+        check("known", Duration::ZERO, false);
+        check("known", IDLE_AFTER, true);
     }
 
     #[test]

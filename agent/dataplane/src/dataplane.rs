@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bpf::{AttachMode, PoolCounters};
 use model::{Handle, Identity, IdentityError, MarkLayout, TagId};
@@ -37,7 +38,8 @@ pub struct Settings {
     pub uplink: Option<String>,
     /// Name of our nftables table.
     pub nft_table: String,
-    /// How programs are attached.
+    /// How programs are attached. [`AttachMode::Auto`]: by clsact filters at once and, where the kernel has TCX, by
+    /// links in their place some seconds later, for an attachment by TCX takes 10 ms with every other change held up.
     pub attach_mode: AttachMode,
     /// Most pods on this node. Fixed when the maps are first made.
     pub max_pods: u32,
@@ -280,8 +282,8 @@ impl Dataplane {
         let Some(Outcome::Created(ends)) = outcomes.first().copied() else {
             return Err(KernelError::other(create.to_string(), "the kernel did not say what it created"));
         };
-        transaction.exec(Place::Pod(netns), &wiring::pod_ops(identity, ends))?;
         transaction.exec(Place::Node, &wiring::guard_ops(identity, ends.host_ifindex))?;
+        transaction.exec(Place::Pod(netns), &wiring::pod_ops(identity, ends))?;
         let protocol = self.settings.route_protocol;
         transaction.exec(Place::Node, &wiring::open_ops(identity, ends.host_ifindex, protocol))?;
         Ok(wired(ends))
@@ -433,7 +435,11 @@ impl Dataplane {
             }
             None => None,
         };
+        let now = Instant::now();
+        let idle =
+            links.values().filter(|link| self.activity.is_idle(&link.ifname, now)).map(|link| link.ifindex);
         Ok(Actual {
+            idle: idle.collect(),
             links,
             routes,
             neighbours: neighbours

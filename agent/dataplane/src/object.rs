@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) mtu_bytes: u32,
     /// Whether it is administratively up (`IFF_UP`).
     pub(crate) up: bool,
+    /// Whether the kernel sends through it (`IF_OPER_UP`).
+    pub(crate) operational: bool,
     /// Whether it is one end of a veth pair.
     pub(crate) veth: bool,
     /// The number of the other end, in the other end's namespace (`IFLA_LINK`).
@@ -131,6 +133,8 @@ pub(crate) struct Programs {
     pub(crate) attached: BTreeSet<u32>,
     /// Interfaces for which something of ours is pinned, running or not. They need not exist any more.
     pub(crate) pinned: BTreeSet<u32>,
+    /// Interfaces on which it runs in the quick way that a lasting one shall replace.
+    pub(crate) unsettled: BTreeSet<u32>,
 }
 
 /// The state of our nftables table.

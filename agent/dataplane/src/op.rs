@@ -39,6 +39,8 @@ pub(crate) enum Op {
     DeleteLink { ifname: String, ifindex: u32 },
     /// Set an interface up.
     SetLinkUp { ifname: String, ifindex: u32 },
+    /// Wait until the kernel has noticed that an interface has a carrier, and sends through it.
+    AwaitCarrier { ifname: String, ifindex: u32 },
     /// Give an interface an address of its own: /32, or /128 without duplicate address detection.
     AddAddress { ifindex: u32, address: IpAddr },
     /// Add a route. `exclusive`: any other route with the same destination and metric is an error; otherwise
@@ -50,6 +52,8 @@ pub(crate) enum Op {
     SetNeighbour(Neighbour),
     /// Run the program on an interface.
     Attach { ifindex: u32 },
+    /// Replace the quick way in which the program runs on an interface by the lasting one.
+    Settle { ifindex: u32 },
     /// Take the program off an interface, and its pin; nothing to take off is not an error.
     Detach { ifindex: u32 },
     /// Tell the programs who is behind an interface.
@@ -118,6 +122,9 @@ impl fmt::Display for Op {
             }
             Self::DeleteLink { ifname, ifindex } => write!(f, "delete interface {ifname} ({ifindex})"),
             Self::SetLinkUp { ifname, ifindex } => write!(f, "set interface {ifname} ({ifindex}) up"),
+            Self::AwaitCarrier { ifname, ifindex } => {
+                write!(f, "wait for the carrier of {ifname} ({ifindex})")
+            }
             Self::AddAddress { ifindex, address } => {
                 write!(f, "add address {address} to interface {ifindex}")
             }
@@ -127,6 +134,9 @@ impl fmt::Display for Op {
                 write!(f, "set neighbour {} {} on interface {}", n.address, n.mac, n.ifindex)
             }
             Self::Attach { ifindex } => write!(f, "attach the program to interface {ifindex}"),
+            Self::Settle { ifindex } => {
+                write!(f, "attach the program to interface {ifindex} in the lasting way")
+            }
             Self::Detach { ifindex } => write!(f, "detach the program from interface {ifindex}"),
             Self::SetEndpoint { ifindex, endpoint } => {
                 write!(f, "set endpoint of interface {ifindex} to")?;

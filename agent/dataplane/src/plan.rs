@@ -8,7 +8,8 @@
 //!    and is exempt before anything is sent to it;
 //! 4. blackholes of own blocks;
 //! 5. each pod: endpoint, program, interface up, neighbours, routes;
-//! 6. what is stale: routes, interfaces, endpoints, programs, pools, and the table if nobody needs it.
+//! 6. the lasting way to run the program, for some of those that run it in the quick way and are idle;
+//! 7. what is stale: routes, interfaces, endpoints, programs, pools, and the table if nobody needs it.
 //!
 //! Operations that depend on each other form a [`Group`]: after one has failed the rest of its group is left out,
 //! other groups go on.
@@ -25,6 +26,9 @@ use crate::object::{
 };
 use crate::op::Op;
 use crate::wiring;
+
+/// Programs attached in the lasting way by one run, at most: each holds up every ADD for some 20 ms.
+const SETTLE_MAX: usize = 8;
 
 /// What was read from the kernel.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub(crate) struct Actual {
     pub(crate) forward_ipv4: Option<u8>,
     /// `net.ipv6.conf.all.forwarding`.
     pub(crate) forward_ipv6: Option<u8>,
+    /// Interfaces that have not been worked on for a while.
+    pub(crate) idle: BTreeSet<u32>,
     /// The uplink and its `accept_ra`.
     pub(crate) uplink_accept_ra: Option<(String, u8)>,
 }
@@ -118,6 +124,9 @@ pub(crate) fn plan(
             },
         }
     }
+    let settle =
+        wanted_links.iter().filter(|i| actual.idle.contains(i) && actual.programs.unsettled.contains(i));
+    plan.groups.extend(settle.take(SETTLE_MAX).map(|ifindex| vec![Op::Settle { ifindex: *ifindex }]));
     plan_removals(desired, actual, &busy_ifindexes, &wanted_links, &wanted_routes, &mut plan.groups);
     plan.groups.retain(|group| !group.is_empty());
     plan
@@ -183,8 +192,12 @@ fn plan_pod(
     if actual.programs.endpoints.get(&ifindex) != Some(&endpoint) {
         ops.push(Op::SetEndpoint { ifindex, endpoint });
     }
-    if !actual.programs.attached.contains(&ifindex) {
-        ops.push(Op::Attach { ifindex });
+    let programs = &actual.programs;
+    if !programs.attached.contains(&ifindex) {
+        // What runs there in the lasting way, but in another version or not any more, is replaced where it is: a new
+        // one beside it would have both run.
+        let lasting = programs.pinned.contains(&ifindex) && !programs.unsettled.contains(&ifindex);
+        ops.push(if lasting { Op::Settle { ifindex } } else { Op::Attach { ifindex } });
     }
     if !link.up {
         ops.push(Op::SetLinkUp { ifname: link.ifname.clone(), ifindex });

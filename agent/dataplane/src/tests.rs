@@ -154,6 +154,7 @@ fn a_group_that_fails_does_not_keep_others_from_their_work() {
     let state = desired(&dataplane, &[&a, &b]);
     fake.state().programs.endpoints.clear();
     fake.state().programs.attached.clear();
+    fake.state().programs.pinned.clear();
     fake.fail_at(&[0]);
     let report = dataplane.reconcile(&state);
     assert_eq!((report.planned.len(), report.errors.len()), (4, 1), "{report:?}");
@@ -163,4 +164,27 @@ fn a_group_that_fails_does_not_keep_others_from_their_work() {
         (1, 1),
         "one pod failed at its first step"
     );
+}
+
+#[test]
+fn an_old_program_is_replaced_where_it_runs_and_a_missing_one_is_attached_quickly() {
+    let (dataplane, fake) = dataplane();
+    let netns = File::open("/dev/null").unwrap();
+    assert!(dataplane.reconcile(&desired(&dataplane, &[])).errors.is_empty());
+    let ifindex = dataplane.wire(&wiring(1), netns.as_fd()).unwrap().host_ifindex;
+    let check = |pinned: bool, unsettled: bool, expected: Op| {
+        {
+            let programs = &mut fake.state().programs;
+            programs.attached.clear();
+            programs.pinned = pinned.then_some(ifindex).into_iter().collect();
+            programs.unsettled = unsettled.then_some(ifindex).into_iter().collect();
+        }
+        fake.take_log();
+        let report = dataplane.reconcile(&desired(&dataplane, &[&wiring(1)]));
+        assert!(report.errors.is_empty(), "{report:?}");
+        assert_eq!(fake.take_log(), [expected]);
+    };
+    check(false, false, Op::Attach { ifindex });
+    check(true, true, Op::Attach { ifindex });
+    check(true, false, Op::Settle { ifindex });
 }

@@ -9,8 +9,10 @@
 //!  neighbours 169.254.1.1, fe80::1 -> host's MAC
 //!            eth0 ───────────────────────────────── pw3f0a…
 //! ```
-//! The order is: pair, pod's side, endpoint, program, and only then the host's end goes up. Before that the pair
-//! has no carrier, so no packet passes unchecked.
+//! The order is: pair, endpoint, program, and only then the host's end goes up; then the pod's side. Before both ends
+//! are up the pair has no carrier, so no packet passes unchecked. The end that went up first sends nothing until the
+//! kernel has noticed the carrier, which it does in its own time (`linkwatch`); that is waited for, so that the first
+//! packet after an ADD is not lost.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -147,19 +149,20 @@ pub(crate) fn pod_neighbours(identity: &Identity, ends: VethEnds) -> Vec<Neighbo
     identity.addresses().map(|a| Neighbour { ifindex: ends.pod_ifindex, address: gateway(a), mac }).collect()
 }
 
-/// What must hold before the host's end may go up.
+/// What must hold before the host's end may go up, and that.
 pub(crate) fn guard_ops(identity: &Identity, host_ifindex: u32) -> Vec<Op> {
     vec![
         // A host that forwards no IPv6 takes router advertisements from every interface, a pod's as well.
         Op::SetSysctl { sysctl: Sysctl::AcceptRa(identity.handle.host_ifname()), value: 0 },
         Op::SetEndpoint { ifindex: host_ifindex, endpoint: endpoint(identity) },
         Op::Attach { ifindex: host_ifindex },
+        Op::SetLinkUp { ifname: identity.handle.host_ifname(), ifindex: host_ifindex },
     ]
 }
 
-/// What opens the way: only after [`guard_ops`].
+/// What opens the way: only after [`guard_ops`] and [`pod_ops`].
 pub(crate) fn open_ops(identity: &Identity, host_ifindex: u32, protocol: u8) -> Vec<Op> {
-    let mut ops = vec![Op::SetLinkUp { ifname: identity.handle.host_ifname(), ifindex: host_ifindex }];
+    let mut ops = vec![Op::AwaitCarrier { ifname: identity.handle.host_ifname(), ifindex: host_ifindex }];
     ops.extend(host_neighbours(identity, host_ifindex).into_iter().map(Op::SetNeighbour));
     let routes = host_routes(identity, host_ifindex, protocol);
     ops.extend(routes.into_iter().map(|route| Op::AddRoute { route, exclusive: true }));

@@ -74,6 +74,7 @@ impl Fake {
                     veth: true,
                     peer_ifindex: Some(2),
                     up: false,
+                    operational: false,
                 };
                 state.links.insert(ifindex, link);
                 return Ok(Outcome::Created(VethEnds { host_ifindex: ifindex, pod_ifindex: 2 }));
@@ -90,6 +91,11 @@ impl Fake {
                     link.up = true;
                 }
             }
+            Op::AwaitCarrier { ifindex, .. } => {
+                if let Some(link) = state.links.get_mut(ifindex) {
+                    link.operational = true;
+                }
+            }
             Op::AddRoute { route, .. } => {
                 state.routes.insert(*route);
             }
@@ -103,7 +109,12 @@ impl Fake {
                 state.programs.attached.insert(*ifindex);
                 state.programs.pinned.insert(*ifindex);
             }
+            Op::Settle { ifindex } => {
+                state.programs.unsettled.remove(ifindex);
+                state.programs.attached.insert(*ifindex);
+            }
             Op::Detach { ifindex } => {
+                state.programs.unsettled.remove(ifindex);
                 state.programs.attached.remove(ifindex);
                 state.programs.pinned.remove(ifindex);
             }

@@ -34,6 +34,10 @@ const DELETION_POLL: Duration = Duration::from_micros(100);
 /// How long a deletion may take until it is called failed.
 const DELETION_LIMIT: Duration = Duration::from_secs(10);
 
+/// How often it is asked whether the kernel has noticed a carrier, and how long at most.
+const CARRIER_POLL: Duration = Duration::from_micros(500);
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+
 /// The kernel under the node's agent. One per dataplane.
 pub(crate) struct Linux {
     sockets: Mutex<Vec<Netlink>>,
@@ -94,7 +98,9 @@ impl Linux {
     fn exec_other(&self, op: &Op) -> Result<(), KernelError> {
         match op {
             Op::DeleteLink { ifname, ifindex } => self.delete_link(ifname, *ifindex),
+            Op::AwaitCarrier { ifname, .. } => self.await_carrier(ifname),
             Op::Attach { ifindex } => self.programs.attach(*ifindex),
+            Op::Settle { ifindex } => self.programs.settle(*ifindex),
             Op::Detach { ifindex } => self.programs.detach(*ifindex),
             Op::SetEndpoint { ifindex, endpoint } => self.programs.set_endpoint(*ifindex, *endpoint),
             Op::RemoveEndpoint { ifindex } => self.programs.remove_endpoint(*ifindex),
@@ -106,6 +112,23 @@ impl Linux {
             Op::RemoveNat => nft::remove(&self.nft_table),
             Op::SetSysctl { sysctl, value } => write_sysctl(sysctl, *value),
             _ => Err(KernelError::other(op.to_string(), "no such operation outside netlink")),
+        }
+    }
+
+    /// Since 6.8 the question itself makes the kernel notice the carrier (`linkwatch_sync_dev` in `rtnl_getlink`);
+    /// before, its own work does so within milliseconds.
+    fn await_carrier(&self, ifname: &str) -> Result<(), KernelError> {
+        let deadline = Instant::now() + CARRIER_LIMIT;
+        loop {
+            let found = self.fetch_link(ifname)?;
+            if found.as_ref().is_none_or(|link| link.operational) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let operation = format!("wait for the carrier of {ifname}");
+                return Err(KernelError::io(operation, io::Error::from(io::ErrorKind::TimedOut)));
+            }
+            thread::sleep(CARRIER_POLL);
         }
     }
 

@@ -315,4 +315,16 @@ mod tests {
         let json = serde_json::to_string(&Nftables { objects: objects.into() }).unwrap();
         assert_eq!(compare("poolward", &json), NatState::Intact(table));
     }
+
+    #[test]
+    fn a_missing_nft_is_named_with_its_package() {
+        let inner = io::Error::from(io::ErrorKind::NotFound);
+        let error = explain(
+            "write nftables table poolward".into(),
+            NftablesError::NftExecution { program: "nft".into(), inner },
+        );
+        let text = error.to_string();
+        assert!(text.starts_with("write nftables table poolward: "), "{text}");
+        assert!(text.ends_with("the command nft is missing: install the package nftables"), "{text}");
+    }
 }

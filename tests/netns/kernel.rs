@@ -1,0 +1,188 @@
+//! What the node's kernel holds of pods, read by `ip` and `bpftool`, and whether everybody agrees on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use harness::{NodeFiles, Run};
+use serde_json::Value;
+
+use crate::site::Node;
+
+/// Protocol number of our routes, as `ip` prints it.
+pub(crate) const ROUTE_PROTOCOL: &str = "80";
+
+/// Where maps and links are pinned, whatever the schema version.
+pub(crate) fn version_dir(files: &NodeFiles) -> PathBuf {
+    let entries = std::fs::read_dir(files.pin_dir()).unwrap();
+    let dirs: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(dirs.len(), 1, "more than one schema version: {dirs:?}");
+    dirs[0].clone()
+}
+
+/// `bpftool map dump`, as the maps' type information formats it.
+pub(crate) fn dump_map(files: &NodeFiles, map: &str) -> Vec<Value> {
+    let path = version_dir(files).join(map);
+    let text = Run::new("bpftool").args(["-j", "map", "dump", "pinned"]).args([path]).ok().unwrap();
+    let dumped: Value = serde_json::from_str(&text).unwrap();
+    dumped.as_array().unwrap().iter().map(|entry| entry["formatted"].clone()).collect()
+}
+
+/// The endpoint map: what may be sent through which interface.
+pub(crate) fn endpoints(files: &NodeFiles) -> BTreeMap<u64, BTreeSet<IpAddr>> {
+    let bytes = |value: &Value| -> Vec<u8> {
+        value.as_array().unwrap().iter().map(|byte| number(byte) as u8).collect()
+    };
+    let of_entry = |entry: Value| {
+        let value = &entry["value"];
+        let flags = number(&value["flags"]);
+        let mut addresses = BTreeSet::new();
+        if flags & 1 != 0 {
+            addresses.insert(IpAddr::from(<[u8; 4]>::try_from(bytes(&value["ipv4"])).unwrap()));
+        }
+        if flags & 2 != 0 {
+            addresses.insert(IpAddr::from(<[u8; 16]>::try_from(bytes(&value["ipv6"])).unwrap()));
+        }
+        (number(&entry["key"]["ifindex"]), addresses)
+    };
+    dump_map(files, "pw_endpoints").into_iter().map(of_entry).collect()
+}
+
+/// bpftool prints some numbers as numbers and some as text in hexadecimal.
+pub(crate) fn number(value: &Value) -> u64 {
+    let from_text = || {
+        let text = value.as_str()?;
+        match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    value.as_u64().or_else(from_text).unwrap_or_else(|| panic!("not a number: {value}"))
+}
+
+/// Interfaces whose alias says that they are ours: name, index, handle, addresses.
+pub(crate) fn pod_links(node: &Node<'_>) -> Vec<(String, u64, String, BTreeSet<IpAddr>)> {
+    let links = node.netns().ip_json("link show type veth").unwrap();
+    let mut found = Vec::new();
+    for link in links.as_array().unwrap() {
+        let Some(alias) = link["ifalias"].as_str().and_then(|alias| alias.strip_prefix("poolward1;")) else {
+            continue;
+        };
+        let parts: BTreeMap<&str, &str> = alias.split(';').filter_map(|part| part.split_once('=')).collect();
+        let addresses = ["4", "6"].iter().filter_map(|key| parts.get(key)).map(|text| text.parse().unwrap());
+        found.push((
+            link["ifname"].as_str().unwrap().to_owned(),
+            link["ifindex"].as_u64().unwrap(),
+            format!("{}/{}", parts["c"], parts["i"]),
+            addresses.collect(),
+        ));
+    }
+    found
+}
+
+/// Routes of ours, both families: destination without the length of a host, and where to (`blackhole` or a device).
+pub(crate) fn own_routes(node: &Node<'_>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for family in ["-4", "-6"] {
+        let routes = node.netns().ip_json(&format!("{family} route show proto {ROUTE_PROTOCOL}")).unwrap();
+        for route in routes.as_array().unwrap() {
+            let target = route["dev"].as_str().filter(|_| route["type"] != "blackhole");
+            let target = target.unwrap_or_else(|| route["type"].as_str().unwrap_or("?"));
+            let destination = route["dst"].as_str().unwrap();
+            found.push((destination.to_owned(), target.to_owned()));
+        }
+    }
+    found
+}
+
+/// Who holds what by the ledger (`ipam show`).
+pub(crate) fn ledger(node: &Node<'_>) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let shown = node.ctl().json(&["ipam", "show"]).unwrap();
+    let mut holders: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for usage in shown["addresses"].as_array().unwrap() {
+        let address: IpAddr = usage["address"].as_str().unwrap().parse().unwrap();
+        assert!(seen.insert(address), "{address} is in use twice: {shown}");
+        holders.entry(usage["handle"].as_str().unwrap().to_owned()).or_default().insert(address);
+    }
+    holders
+}
+
+/// Asserts that ledger, interfaces, routes, endpoint map and links of the programs all speak of the same pods with
+/// the same addresses, none of them doubled; who holds what.
+pub(crate) fn agreed(node: &Node<'_>) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let ledger = ledger(node);
+    let links = pod_links(node);
+    let by_alias: BTreeMap<String, BTreeSet<IpAddr>> =
+        links.iter().map(|(_, _, handle, addresses)| (handle.clone(), addresses.clone())).collect();
+    assert_eq!(by_alias.len(), links.len(), "two interfaces of one handle: {links:?}");
+    assert_eq!(ledger, by_alias, "ledger (left) and interfaces (right)");
+
+    let expected: BTreeMap<u64, BTreeSet<IpAddr>> =
+        links.iter().map(|(_, ifindex, _, addresses)| (*ifindex, addresses.clone())).collect();
+    assert_eq!(endpoints(&node.site.files), expected, "endpoint map (left) and interfaces (right)");
+
+    let mut routed: Vec<(IpAddr, String)> = own_routes(node)
+        .into_iter()
+        .filter(|(_, target)| target != "blackhole")
+        .map(|(destination, device)| {
+            (destination.parse().unwrap_or_else(|_| panic!("a route of ours to {destination}")), device)
+        })
+        .collect();
+    let mut to_pods: Vec<(IpAddr, String)> = links
+        .iter()
+        .flat_map(|(name, _, _, addresses)| addresses.iter().map(|address| (*address, name.clone())))
+        .collect();
+    routed.sort();
+    to_pods.sort();
+    assert_eq!(routed, to_pods, "routes (left) and interfaces (right)");
+
+    assert_eq!(attached(&node.site.files), expected.keys().copied().collect(), "programs (left)");
+    ledger
+}
+
+/// Indexes of the interfaces with a pinned link of `from_pod`.
+pub(crate) fn attached(files: &NodeFiles) -> BTreeSet<u64> {
+    let entries = std::fs::read_dir(version_dir(files).join("links")).unwrap();
+    let index = |name: String| name.strip_suffix("-from_pod").map(|index| index.parse().unwrap());
+    entries.filter_map(|entry| index(entry.unwrap().file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Everything of the node that an ADD or DEL may change, as text, to be compared before and after.
+pub(crate) fn traces(node: &Node<'_>) -> String {
+    let netns = node.netns();
+    let mut lines = vec![format!("held: {:?}", ledger(node))];
+    let links = netns.ip_json("link show").unwrap();
+    for link in links.as_array().unwrap() {
+        lines.push(format!("link {} {} {} {}", link["ifname"], link["mtu"], link["operstate"], link["ifalias"]));
+    }
+    for family in ["-4", "-6"] {
+        let routes = netns.ip(&format!("{family} route show table all")).unwrap();
+        lines.extend(routes.lines().map(|line| format!("route {}", line.trim())));
+    }
+    let neighbours = netns.ip("neighbour show nud permanent").unwrap();
+    lines.extend(neighbours.lines().map(|line| format!("neighbour {line}")));
+    lines.push(format!("endpoints {:?}", endpoints(&node.site.files)));
+    lines.push(format!("programs {:?}", attached(&node.site.files)));
+    lines.join("\n")
+}
+
+/// Takes the programs off one interface, behind the agent's back: a link goes with its last pin.
+pub(crate) fn detach(node: &Node<'_>, host_ifname: &str) {
+    let index = node.netns().link(host_ifname).unwrap().index;
+    let links = version_dir(&node.site.files).join("links");
+    let mut removed_count = 0;
+    for entry in std::fs::read_dir(links).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with(&format!("{index}-")) {
+            std::fs::remove_file(path).unwrap();
+            removed_count += 1;
+        }
+    }
+    if removed_count == 0 {
+        Run::new("tc")
+            .args(["-n", node.netns().name(), "qdisc", "del", "dev", host_ifname, "clsact"])
+            .ok()
+            .unwrap();
+    }
+}

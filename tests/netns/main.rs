@@ -1,0 +1,13 @@
+//! The real agent, plugin and `poolwardctl` in network namespaces: every promise of one node, end to end.
+//!
+//! Each test has a node, a firewall and an outside of its own ([`site`]) and believes nobody: what pods get is read
+//! by `ip`, what the node does by `nft` and `bpftool`, what leaves it by captures at the firewall. Needs root; without
+//! it every test fails.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod kernel;
+mod manifest;
+mod site;
+mod traffic;
+
+mod walkthrough;

@@ -48,10 +48,13 @@ pub(crate) fn run(workspace: &Workspace, options: Options<'_>) -> Result<()> {
     step("the manifests", || stage::apply_manifests(&agent.ctl(), &examples))?;
     let ranges = stage::pool_ranges(&agent.ctl())?;
     step("the firewall's one rule, and counters on the node", || stage::write_rules(&network, &ranges))?;
-    let pods = step("the pods, by the plugin", || stage::add_pods(&network, &files, &agent.ctl()))?;
-    let stage = Stage { network: &network, files: &files, ctl: agent.ctl(), pods: &pods };
+    let pods = step("the pods, by the plugin", || stage::add_pods(&network, &files, &agent.ctl(), &[]))?;
+    let dual = step("two more with an address of each family", || {
+        stage::add_dual_pods(&network, &files, &agent.ctl(), &examples, &pods)
+    })?;
+    let stage = Stage { network: &network, files: &files, ctl: agent.ctl(), pods: &pods, dual: &dual };
     let pods_seen = step("traffic from every pod to the server outside", || observe::pods(&stage))?;
-    let spoof = step("a pod that claims another pod's address", || spoof::run(&stage))?;
+    let spoof = step("a pod that claims another pod's address", || spoof::run(&stage, &agent))?;
     let outcome = Outcome { pods: pods_seen, spoof };
     print!("\n{}", outcome.render());
     let pool_map = stage::pool_map(&files)?;
@@ -64,7 +67,7 @@ pub(crate) fn run(workspace: &Workspace, options: Options<'_>) -> Result<()> {
     if options.keep {
         network.keep();
         files.keep();
-        pods.iter().for_each(|pod| pod.netns.keep());
+        stage.all_pods().for_each(|pod| pod.netns.keep());
         agent.leave_running();
         print!("\n{}", how_to_look_around(&stage, workspace, &pool_map));
     } else {
@@ -138,7 +141,7 @@ fn how_to_look_around(stage: &Stage<'_>, workspace: &Workspace, pool_map: &Path)
         ("a pod from inside", inside(&pod, "ip address")),
         ("its way out", inside(&pod, &format!("ping -c 3 {}", harness::lab::OUTSIDE_IPV4))),
         ("the node's routes", inside(node, "ip route")),
-        ("marks, as counted", inside(node, &format!("nft list table inet {NAME}"))),
+        ("marks, as counted (0: the control run)", inside(node, &format!("nft list table inet {NAME}"))),
         ("the one NAT rule", inside(node, "nft list ruleset")),
         ("the firewall", inside(firewall, &format!("nft list table inet {NAME}"))),
         ("programs and maps", format!("ls -R {}", stage.files.pin_dir().display())),

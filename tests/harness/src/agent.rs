@@ -298,6 +298,27 @@ impl<'n> Agent<'n> {
         child.wait().context("wait for the agent").map(drop)
     }
 
+    /// SIGSTOP: it runs no further, and the kernel goes on without it.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT after [`Agent::pause`].
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("the agent is not running")?;
+        kill_process(Pid::from_child(child), signal).with_context(|| format!("{signal:?} to the agent"))
+    }
+
     /// SIGTERM, and waits for its end; returns how it ended and how long it took.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Calls a CNI plugin as a container runtime does: verb and attachment in the environment, configuration on standard
 //! input, result on standard output (CNI specification 1.1.0, section 2).
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -204,10 +205,17 @@ impl<'n> Cni<'n> {
     }
 }
 
+/// The addresses of an ADD's result, without their prefix lengths.
+#[must_use]
+pub fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result.get("ips").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    ips.iter().filter_map(|ip| ip.get("address")?.as_str()?.split('/').next()?.parse().ok()).collect()
+}
+
 /// The first address of an ADD's result, without its prefix length.
 #[must_use]
-pub fn first_address(result: &Value) -> Option<std::net::IpAddr> {
-    result.pointer("/ips/0/address")?.as_str()?.split('/').next()?.parse().ok()
+pub fn first_address(result: &Value) -> Option<IpAddr> {
+    addresses(result).first().copied()
 }
 
 #[cfg(test)]
@@ -215,9 +223,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_address_is_read_from_a_result() {
+    fn addresses_are_read_from_a_result() {
         let result = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.9/32"}, {"address": "2001:db8::1/128"}]});
+        assert_eq!(
+            addresses(&result),
+            ["10.0.0.9".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]
+        );
         assert_eq!(first_address(&result), Some("10.0.0.9".parse().unwrap()));
         assert_eq!(first_address(&json!({"ips": []})), None);
+        assert_eq!(first_address(&json!({"code": 7})), None);
     }
 }

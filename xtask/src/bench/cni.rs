@@ -212,11 +212,11 @@ fn show_sizes(numbers: &mut Numbers, plugin: &Path, empty_kib: u64, full_kib: u6
     numbers.set("cni.plugin.ptp.size_kib", ptp);
     numbers.set("agent.rss_0_pods_kib", empty_kib as f64);
     numbers.set(&format!("agent.rss_{PODS_COUNT}_pods_kib"), full_kib as f64);
-    let mut table = Table::new(&["KiB", "", ""]);
+    let mut table = Table::new(&["KiB", "poolward", "ptp"]);
     let plugin_label = if is_static { "plugin, static" } else { "plugin, dynamic" };
-    table.row([plugin_label.to_owned(), format!("{own:.0}"), format!("ptp {ptp:.0}")]);
-    table.row(["agent, no pods".to_owned(), empty_kib.to_string(), String::new()]);
-    table.row([format!("agent, {PODS_COUNT} pods"), full_kib.to_string(), String::new()]);
+    table.row([plugin_label.to_owned(), format!("{own:.0}"), format!("{ptp:.0}")]);
+    table.row([format!("agent after {PAIRS_COUNT} pairs"), empty_kib.to_string(), "-".to_owned()]);
+    table.row([format!("agent with {PODS_COUNT} pods"), full_kib.to_string(), "-".to_owned()]);
     println!("{}\n{}", bold("size and memory"), table.render());
     Ok(())
 }

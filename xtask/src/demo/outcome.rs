@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use harness::lab::NODE_IPV4;
 use serde::Serialize;
 
-use super::stage::{ACCEPTED_POOL, PoolRange};
+use super::stage::{ACCEPTED_NAMESPACE, ACCEPTED_POOL, PoolRange};
 use crate::report::Table;
 
 /// All of it. Field names are those of `--json`.
@@ -55,6 +55,9 @@ pub(super) struct SpoofSeen {
     pub(super) captured: u64,
     /// Frames captured at the firewall in the control run.
     pub(super) captured_without_program: u64,
+    /// Who claimed what, for people.
+    #[serde(skip)]
+    pub(super) story: String,
 }
 
 impl Outcome {
@@ -86,13 +89,13 @@ impl Outcome {
         }
         let mut spoof =
             Table::new(&["CLAIMED SOURCES", "SENT", "DROPPED ON THE NODE", "SEEN BY THE FIREWALL"]);
-        let SpoofSeen { attempted, dropped, captured, captured_without_program } = self.spoof;
+        let SpoofSeen { attempted, dropped, captured, captured_without_program, .. } = self.spoof;
         let row = |what: &str, dropped: String, captured: u64| {
             [what.to_owned(), attempted.to_string(), dropped, captured.to_string()]
         };
         spoof.row(row("as it is", dropped.to_string(), captured));
         spoof.row(row("program detached", "-".to_owned(), captured_without_program));
-        format!("{}\n{}", table.render(), spoof.render())
+        format!("{}\n  {}\n{}", table.render(), self.spoof.story, spoof.render())
     }
 
     /// For programs.
@@ -117,7 +120,8 @@ impl Outcome {
                 promise(false, format!("{name} has an address of {:?}, which is not exported", pod.pool));
                 continue;
             };
-            let expected_pool = if pod.namespace == "external-ns" { ACCEPTED_POOL } else { "internal-pool" };
+            let expected_pool =
+                if pod.namespace == ACCEPTED_NAMESPACE { ACCEPTED_POOL } else { "internal-pool" };
             promise(
                 pod.pool == expected_pool,
                 format!("{name} has an address of {}, not of {expected_pool}", pod.pool),
@@ -140,7 +144,7 @@ impl Outcome {
                 promise(other.address != pod.address, format!("{name} and {} share an address", other.pod));
             }
         }
-        let SpoofSeen { attempted, dropped, captured, captured_without_program } = self.spoof;
+        let SpoofSeen { attempted, dropped, captured, captured_without_program, .. } = self.spoof;
         promise(attempted > 0, "no packet claimed another pod's address".to_owned());
         promise(
             dropped == attempted,
@@ -192,7 +196,13 @@ mod tests {
         };
         Outcome {
             pods: (0..3).map(|n| pod(n, true)).chain((0..3).map(|n| pod(n, false))).collect(),
-            spoof: SpoofSeen { attempted: 20, dropped: 20, captured: 0, captured_without_program: 20 },
+            spoof: SpoofSeen {
+                attempted: 20,
+                dropped: 20,
+                captured: 0,
+                captured_without_program: 20,
+                story: String::new(),
+            },
         }
     }
 

@@ -1,31 +1,29 @@
-//! A pod that claims another pod's address, by frames that no socket of its own would send.
+//! A pod that claims other pods' addresses, by frames that no socket of its own would send.
 //!
 //! 1. The frames go out of the pod's own interface to the node, IPv4 and IPv6.
 //! 2. The node's drop counters before and after are compared; the firewall captures.
-//! 3. Control: the programs are taken off the pod's interface by removing their pins, nothing else changes, and the
-//!    same frames go out again. Now the firewall must capture them, or the first capture has proved nothing.
+//! 3. Control: the agent is held still so that it repairs nothing, the programs are taken off the pod's interface,
+//!    nothing else changes, and the same frames go out again. Now the firewall must capture them, or the first
+//!    capture has proved nothing.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::lab::{FIREWALL_TO_NODE, OUTSIDE_IPV4, OUTSIDE_IPV6};
-use harness::{Capture, Direction, RawSender, Run, UdpFrame};
+use harness::{Agent, Capture, Direction, RawSender, Run, UdpFrame};
 use serde_json::Value;
 
 use super::outcome::SpoofSeen;
-use super::stage::{ACCEPTED_POOL, Pod, Stage};
+use super::stage::{ACCEPTED_NAMESPACE, Pod, Stage};
 
 /// Frames of each family.
 const FRAMES_COUNT: usize = 10;
 
 /// Where the frames claim to go.
 const PORT: u16 = 7999;
-
-/// An address of [`super::stage::CLAIMED_IPV6_RANGE`], which is not the pod's.
-const CLAIMED_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x244, 0, 0, 0, 0, 0x1);
 
 /// Reasons for drops that count here, as `poolwardctl status` names them.
 const REASONS: [&str; 2] = ["ipv4_source", "ipv6_source"];
@@ -37,11 +35,12 @@ const SETTLE: Duration = Duration::from_secs(2);
 const CROSSING: Duration = Duration::from_millis(200);
 
 /// Tries, and tries again without the programs.
-pub(super) fn run(stage: &Stage<'_>) -> Result<SpoofSeen> {
-    let victim = pod_of(stage, |pool| pool == ACCEPTED_POOL)?;
-    let attacker = pod_of(stage, |pool| pool != ACCEPTED_POOL)?;
-    open_the_way(stage, attacker)?;
-    let frames = frames(stage, attacker, victim)?;
+pub(super) fn run(stage: &Stage<'_>, agent: &Agent<'_>) -> Result<SpoofSeen> {
+    let scene = Scene::choose(stage)?;
+    let attacker = scene.attacker;
+    // Nothing but the programs may stand between the pod and the firewall, in both runs alike.
+    stage.network.node.set_sysctl(&format!("ipv4/conf/{}/rp_filter", attacker.host_ifname), "0")?;
+    let frames = scene.frames(stage)?;
     let before = drops(stage)?;
     let captured = attempt(stage, attacker, &frames, b"with program")?;
     let expected = before + frames.len() as u64;
@@ -51,52 +50,67 @@ pub(super) fn run(stage: &Stage<'_>) -> Result<SpoofSeen> {
         std::thread::sleep(Duration::from_millis(20));
         after = drops(stage)?;
     }
-    detach(stage, attacker)?;
-    let captured_without_program = attempt(stage, attacker, &frames, b"without program")?;
+    agent.pause()?;
+    let control =
+        detach(stage, attacker).and_then(|()| attempt(stage, attacker, &frames, b"without program"));
+    agent.resume()?;
     Ok(SpoofSeen {
         attempted: frames.len() as u64,
         dropped: after.saturating_sub(before),
         captured,
-        captured_without_program,
+        captured_without_program: control?,
+        story: scene.story(),
     })
 }
 
-/// Nothing but the programs may stand between the pod and the firewall, in both runs alike: no reverse path filter, and
-/// IPv6 on the interface of a pod that has none.
-fn open_the_way(stage: &Stage<'_>, attacker: &Pod) -> Result<()> {
-    let node = &stage.network.node;
-    node.set_sysctl(&format!("ipv4/conf/{}/rp_filter", attacker.host_ifname), "0")?;
-    node.set_sysctl(&format!("ipv6/conf/{}/disable_ipv6", attacker.host_ifname), "0")
+/// Who claims what.
+struct Scene<'s> {
+    attacker: &'s Pod,
+    victims: [(&'s Pod, IpAddr); 2],
 }
 
-fn pod_of<'s>(stage: &Stage<'s>, wanted: impl Fn(&str) -> bool) -> Result<&'s Pod> {
-    for pod in stage.pods {
-        let shown = stage.ctl.json(&["ipam", "show", "--ip", &pod.address.to_string()])?;
-        if shown.pointer("/addresses/0/pool").and_then(Value::as_str).is_some_and(&wanted) {
-            return Ok(pod);
-        }
+impl<'s> Scene<'s> {
+    /// A pod of a pool that the firewall does not accept claims the address of one that it does, and the IPv6 address
+    /// of its neighbour.
+    fn choose(stage: &Stage<'s>) -> Result<Self> {
+        let accepted = stage.pods.iter().find(|pod| pod.namespace == ACCEPTED_NAMESPACE);
+        let accepted = accepted.with_context(|| format!("no pod in {ACCEPTED_NAMESPACE}"))?;
+        let [neighbour, attacker] = stage.dual else { anyhow::bail!("not two pods with both families") };
+        let ipv6 = neighbour.ipv6.with_context(|| format!("{} has no IPv6 address", neighbour.name))?;
+        let own = [Some(attacker.address), attacker.ipv6];
+        ensure!(
+            !own.contains(&Some(accepted.address)) && !own.contains(&Some(ipv6)),
+            "two pods share an address"
+        );
+        Ok(Self { attacker, victims: [(accepted, accepted.address), (neighbour, ipv6)] })
     }
-    anyhow::bail!("no pod in such a pool")
-}
 
-/// The frames, without what tells the two runs apart.
-fn frames(stage: &Stage<'_>, attacker: &Pod, victim: &Pod) -> Result<Vec<UdpFrame>> {
-    let source_mac = attacker.netns.link(&attacker.attachment.ifname)?.mac;
-    let destination_mac = stage.network.node.link(&attacker.host_ifname)?.mac;
-    ensure!(attacker.address != victim.address, "two pods have {}", victim.address);
-    let claims: [(IpAddr, IpAddr); 2] =
-        [(victim.address, OUTSIDE_IPV4.into()), (CLAIMED_IPV6.into(), OUTSIDE_IPV6.into())];
-    let frame = |(source, destination)| UdpFrame {
-        source_mac,
-        destination_mac,
-        source,
-        destination,
-        source_port: PORT,
-        destination_port: PORT,
-        tos: 0,
-        payload: Vec::new(),
-    };
-    Ok(claims.into_iter().map(frame).flat_map(|frame| std::iter::repeat_n(frame, FRAMES_COUNT)).collect())
+    /// The frames, without what tells the two runs apart.
+    fn frames(&self, stage: &Stage<'_>) -> Result<Vec<UdpFrame>> {
+        let source_mac = self.attacker.netns.link(&self.attacker.attachment.ifname)?.mac;
+        let destination_mac = stage.network.node.link(&self.attacker.host_ifname)?.mac;
+        let frame = |(_, source): (&Pod, IpAddr)| UdpFrame {
+            source_mac,
+            destination_mac,
+            source,
+            destination: if source.is_ipv4() { OUTSIDE_IPV4.into() } else { OUTSIDE_IPV6.into() },
+            source_port: PORT,
+            destination_port: PORT,
+            tos: 0,
+            payload: Vec::new(),
+        };
+        Ok(self
+            .victims
+            .into_iter()
+            .map(frame)
+            .flat_map(|frame| std::iter::repeat_n(frame, FRAMES_COUNT))
+            .collect())
+    }
+
+    fn story(&self) -> String {
+        let [(first, ipv4), (second, ipv6)] = self.victims;
+        format!("{} claims to be {ipv4} ({}) and {ipv6} ({})", self.attacker.name, first.name, second.name)
+    }
 }
 
 /// Sends the frames from inside the pod; returns how many of them the firewall captured.
@@ -129,25 +143,27 @@ fn drops(stage: &Stage<'_>) -> Result<u64> {
     Ok(REASONS.iter().map(of_reason).sum())
 }
 
-/// Takes the programs off one pod's interface. A TCX link goes with its last pin.
+/// Takes the programs off one pod's interface, whichever way they are attached: a TCX link goes with its last pin, a
+/// filter with its qdisc.
 fn detach(stage: &Stage<'_>, pod: &Pod) -> Result<()> {
     let index = stage.network.node.link(&pod.host_ifname)?.index;
     let links = links_dir(stage)?;
-    let mut removed = 0;
+    let mut removed_count = 0;
     let entries = fs::read_dir(&links).with_context(|| links.display().to_string())?;
     for entry in entries {
         let path = entry.with_context(|| links.display().to_string())?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with(&format!("{index}-")) {
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-            removed += 1;
+            removed_count += 1;
         }
     }
-    if removed == 0 {
-        // Before TCX: filters of a clsact qdisc, which are not pinned.
-        let netns = stage.network.node.name();
-        Run::new("tc").args(["-n", netns, "qdisc", "del", "dev", &pod.host_ifname, "clsact"]).ok()?;
+    let on_node = || Run::new("tc").args(["-n", stage.network.node.name(), "qdisc"]);
+    if on_node().args(["show", "dev", &pod.host_ifname]).ok()?.contains("clsact") {
+        on_node().args(["del", "dev", &pod.host_ifname, "clsact"]).ok()?;
+        removed_count += 1;
     }
+    ensure!(removed_count > 0, "no program is attached to {}", pod.host_ifname);
     Ok(())
 }
 

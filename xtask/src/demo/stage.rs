@@ -15,8 +15,8 @@ pub(super) const NAME: &str = "pwdemo";
 /// The pool whose range the firewall accepts.
 pub(super) const ACCEPTED_POOL: &str = "external-pool";
 
-/// An IPv6 range behind the node, for the pod that claims an address of it.
-pub(super) const CLAIMED_IPV6_RANGE: &str = "2001:db8:244::/64";
+/// The namespace whose pods are in it.
+pub(super) const ACCEPTED_NAMESPACE: &str = "external-ns";
 
 /// Everything a scene needs.
 pub(super) struct Stage<'a> {
@@ -26,8 +26,17 @@ pub(super) struct Stage<'a> {
     pub(super) files: &'a NodeFiles,
     /// `poolwardctl` for the node's agent.
     pub(super) ctl: Ctl,
-    /// The pods.
+    /// The pods of the walkthrough.
     pub(super) pods: &'a [Pod],
+    /// Two more, with an address of each family.
+    pub(super) dual: &'a [Pod],
+}
+
+impl Stage<'_> {
+    /// Every pod on the node.
+    pub(super) fn all_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().chain(self.dual)
+    }
 }
 
 /// A pod that the plugin has wired.
@@ -42,6 +51,8 @@ pub(super) struct Pod {
     pub(super) name: String,
     /// Its IPv4 address, by the plugin's result.
     pub(super) address: IpAddr,
+    /// Its IPv6 address, by the plugin's result.
+    pub(super) ipv6: Option<IpAddr>,
     /// The host's end of its veth pair, by the plugin's result.
     pub(super) host_ifname: String,
 }
@@ -61,12 +72,7 @@ pub(super) struct PoolRange {
 
 /// Namespaces, links, addresses and routes.
 pub(super) fn build_network() -> Result<Lab> {
-    let lab = Lab::one_node(NAME)?;
-    // The agent sees to IPv4 itself. For IPv6 the walkthrough has no pool; the way must be open all the same, or the
-    // claimed IPv6 packets would be stopped by something else than the program.
-    lab.node.set_sysctl("ipv6/conf/all/forwarding", "1")?;
-    lab.route_to_node(CLAIMED_IPV6_RANGE)?;
-    Ok(lab)
+    Lab::one_node(NAME)
 }
 
 /// The real agent.
@@ -139,12 +145,33 @@ pub(super) fn write_rules(network: &Lab, ranges: &[PoolRange]) -> Result<()> {
     ))
 }
 
-/// One ADD for every pod of the manifest.
-pub(super) fn add_pods(network: &Lab, files: &NodeFiles, ctl: &Ctl) -> Result<Vec<Pod>> {
+/// One ADD for every pod that the agent knows of and that is not there yet.
+pub(super) fn add_pods(network: &Lab, files: &NodeFiles, ctl: &Ctl, there: &[Pod]) -> Result<Vec<Pod>> {
     let listed = ctl.json(&["get", "pods"])?;
     let listed = listed.get("items").and_then(Value::as_array).context("get pods: no \"items\"")?;
-    ensure!(!listed.is_empty(), "get pods: there are none");
-    listed.iter().map(|pod| add_pod(network, files, pod)).collect()
+    let name_of =
+        |pod: &Value| pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let missing = listed.iter().filter(|pod| there.iter().all(|known| known.name != name_of(pod)));
+    let added: Vec<Pod> = missing.map(|pod| add_pod(network, files, pod)).collect::<Result<_>>()?;
+    ensure!(!added.is_empty(), "get pods: none that is not there yet");
+    Ok(added)
+}
+
+/// Two more pods, with an address of each family, and the firewall's route to them.
+pub(super) fn add_dual_pods(
+    network: &Lab,
+    files: &NodeFiles,
+    ctl: &Ctl,
+    examples: &Path,
+    there: &[Pod],
+) -> Result<Vec<Pod>> {
+    ctl.run(&["apply", "-f", &examples.join("dual-stack.yaml").display().to_string()])?;
+    let six =
+        pool_ranges(ctl)?.into_iter().find(|range| range.cidr.contains(':')).context("no pool of IPv6")?;
+    network.route_to_node(&six.cidr)?;
+    let pods = add_pods(network, files, ctl, there)?;
+    ensure!(pods.len() == 2 && pods.iter().all(|pod| pod.ipv6.is_some()), "not two pods with both families");
+    Ok(pods)
 }
 
 fn add_pod(network: &Lab, files: &NodeFiles, pod: &Value) -> Result<Pod> {
@@ -157,8 +184,12 @@ fn add_pod(network: &Lab, files: &NodeFiles, pod: &Value) -> Result<Pod> {
         .add(&attachment)?
         .ok()
         .with_context(|| format!("ADD of {namespace}/{name}"))?;
-    let address = harness::cni::first_address(&result)
-        .with_context(|| format!("ADD of {name}: no address in {result}"))?;
+    let addresses = harness::cni::addresses(&result);
+    let address = *addresses
+        .iter()
+        .find(|address| address.is_ipv4())
+        .with_context(|| format!("ADD of {name}: no IPv4 address in {result}"))?;
+    let ipv6 = addresses.into_iter().find(IpAddr::is_ipv6);
     // The host's end is the interface without a sandbox (CNI specification, "Success").
     let on_host =
         |interface: &&Value| interface.get("sandbox").and_then(Value::as_str).unwrap_or_default().is_empty();
@@ -174,6 +205,7 @@ fn add_pod(network: &Lab, files: &NodeFiles, pod: &Value) -> Result<Pod> {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         address,
+        ipv6,
         host_ifname,
     })
 }
@@ -184,7 +216,7 @@ fn plugin<'n>(network: &'n Lab, files: &NodeFiles) -> Result<Cni<'n>> {
 
 /// One DEL for every pod; then the node must hold no address and no interface of a pod.
 pub(super) fn delete_pods(stage: &Stage<'_>) -> Result<()> {
-    for pod in stage.pods {
+    for pod in stage.all_pods() {
         let answer = plugin(stage.network, stage.files)?.del(&pod.attachment)?;
         answer.ok().with_context(|| format!("DEL of {}/{}", pod.namespace, pod.name))?;
     }

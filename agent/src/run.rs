@@ -64,6 +64,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the programs off, under the lock: not while an agent runs.
+///
+/// # Errors
+/// An agent of this node runs, or the kernel would not.
+pub fn unload(config: &Config) -> anyhow::Result<()> {
+    let _lock = Lock::try_acquire(&config.state_dir)?;
+    dataplane::unload_programs(&config.bpf_pin_dir)?;
+    info!(pins = %config.bpf_pin_dir.display(), "programs, maps and pins are off");
+    Ok(())
+}
+
 fn settings_of(config: &Config) -> Settings {
     Settings {
         marks: config.mark_layout,

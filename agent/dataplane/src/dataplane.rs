@@ -13,7 +13,7 @@ use model::{Handle, Identity, IdentityError, MarkLayout, TagId};
 
 use crate::activity::{Activity, Epoch};
 use crate::check::{self, Difference, PodState};
-use crate::desired::DesiredState;
+use crate::desired::{DesiredState, Pool};
 use crate::events::Events;
 use crate::interpreter::{self, Transaction};
 use crate::kernel::{ErrorKind, Kernel, KernelError, Linux, Place, ProgramStore};
@@ -109,6 +109,9 @@ pub struct Report {
     pub missing: Vec<Handle>,
     /// What failed, and what stands in the way and is not ours to move.
     pub errors: Vec<DataplaneError>,
+    /// Desired pools whose packets are tagged, and masqueraded where they ask for it, from here on; `None` if that
+    /// could not be read.
+    pub ready_pools: Option<Vec<Pool>>,
 }
 
 /// A part of the dataplane that could not be read or brought about.
@@ -409,7 +412,14 @@ impl Dataplane {
             Constants { marks: self.settings.marks, route_protocol: self.settings.route_protocol };
         let plan = plan::plan(desired, &actual, &busy, constants);
         let errors = interpreter::apply(self.kernel.as_ref(), &plan.groups);
+        let ready_pools = if errors.is_empty() {
+            Some(desired.pools.clone())
+        } else {
+            let again = self.fetch_actual().map(|actual| plan::plan(desired, &actual, &busy, constants));
+            again.ok().map(|left| plan::ready_pools(&desired.pools, &left))
+        };
         Report {
+            ready_pools,
             planned: plan.groups.iter().flatten().map(ToString::to_string).collect(),
             missing: plan.missing,
             errors: plan
@@ -517,6 +527,20 @@ impl Dataplane {
 }
 
 /// Whether an interface is this handle's, by its alias.
+/// Takes all programs, maps, links and pins of ours off, whoever made them in `pin_dir`. Pods keep interfaces and
+/// addresses, but nothing checks or tags their packets until an agent starts again.
+///
+/// # Errors
+/// Everything that could not be taken off; the rest is.
+pub fn unload_programs(pin_dir: &std::path::Path) -> Result<(), DataplaneError> {
+    bpf::Bpf::unload_all(pin_dir).map_err(|error| {
+        DataplaneError::Kernel(KernelError::other(
+            format!("unload the eBPF programs in {}", pin_dir.display()),
+            error,
+        ))
+    })
+}
+
 fn is_of(handle: &Handle, link: &Link) -> bool {
     Identity::parse_alias(&link.alias).is_ok_and(|found| found.handle == *handle)
 }

@@ -35,7 +35,7 @@ pub use activity::Epoch;
 pub use bpf::{AttachMode, PoolCounters, SCHEMA_VERSION as MAP_SCHEMA_VERSION};
 pub use check::Difference;
 pub use dataplane::{
-    Dataplane, DataplaneError, KernelPod, Report, Settings, Uplink, UplinkSource, WireError,
+    Dataplane, DataplaneError, KernelPod, Report, Settings, Uplink, UplinkSource, WireError, unload_programs,
 };
 pub use desired::{DesiredState, Pool};
 pub use events::{Event, Events};

@@ -35,7 +35,7 @@ pub(crate) struct VethSpec {
 pub(crate) enum Op {
     /// Create a veth pair. Answered with [`Outcome::Created`].
     CreateVeth(Box<VethSpec>),
-    /// Delete an interface that is ours, with all that hangs on it in the kernel.
+    /// Delete an interface that is ours, with all that hangs on it in the kernel, the programs' pins included.
     DeleteLink { ifname: String, ifindex: u32 },
     /// Set an interface up.
     SetLinkUp { ifname: String, ifindex: u32 },

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{Cidr, Handle, Identity, IdentityError, MarkLayout, TagId};
 
-use crate::desired::DesiredState;
+use crate::desired::{DesiredState, Pool};
 use crate::object::{
     Link, Mac, NatState, NatTable, Neighbour, PoolEntry, Programs, Route, RouteTarget, Sysctl,
 };
@@ -289,12 +289,20 @@ fn plan_removals(
     }
 }
 
+/// The pools that a plan which is still to be carried out leaves as they are: their packets are treated as desired
+/// already.
+pub(crate) fn ready_pools(pools: &[Pool], left: &Plan) -> Vec<Pool> {
+    let ops = || left.groups.iter().flatten();
+    if ops().any(|op| matches!(op, Op::SetMarks(_))) {
+        return Vec::new();
+    }
+    let nat_is_left = ops().any(|op| matches!(op, Op::ReplaceNat(_)));
+    let is_left = |pool: &Pool| ops().any(|op| matches!(op, Op::SetPool { cidr, .. } if *cidr == pool.cidr));
+    pools.iter().copied().filter(|pool| !(is_left(pool) || pool.nat_outgoing && nat_is_left)).collect()
+}
+
 /// Takes a pod off. The endpoint goes first: without it the program lets nothing pass, so the address may be
 /// handed on as soon as this has run, whatever the kernel still holds of the interface.
 pub(crate) fn plan_unwire(ifindex: u32, ifname: &str) -> Group {
-    vec![
-        Op::RemoveEndpoint { ifindex },
-        Op::DeleteLink { ifname: ifname.to_owned(), ifindex },
-        Op::Detach { ifindex },
-    ]
+    vec![Op::RemoveEndpoint { ifindex }, Op::DeleteLink { ifname: ifname.to_owned(), ifindex }]
 }

@@ -144,6 +144,34 @@ fn reconciling_brings_the_desired_state_about_and_then_plans_nothing() {
 }
 
 #[test]
+fn a_pool_is_ready_once_its_tag_and_the_nat_it_asks_for_are_in_the_kernel() {
+    let cidrs = |report: Report| -> Option<Vec<String>> {
+        report.ready_pools.map(|pools| pools.iter().map(|pool| pool.cidr.to_string()).collect())
+    };
+    let (reference, fake) = dataplane();
+    assert_eq!(cidrs(reference.reconcile(&desired(&reference, &[]))).unwrap(), ["10.0.0.0/24", "fd00::/112"]);
+    let log = fake.take_log();
+    let check = |failing: &dyn Fn(&Op) -> bool, expected: &[&str]| {
+        let (dataplane, fake) = dataplane();
+        fake.fail_at(&[at(&log, failing)]);
+        let report = dataplane.reconcile(&desired(&dataplane, &[]));
+        assert_eq!(report.errors.len(), 1);
+        assert_eq!(cidrs(report).unwrap(), expected);
+    };
+    check(&|op| matches!(op, Op::SetMarks(_)), &[]);
+    check(
+        &|op| matches!(op, Op::SetPool { cidr, .. } if cidr.family() == model::Family::V6),
+        &["10.0.0.0/24"],
+    );
+    check(&|op| matches!(op, Op::AddRoute { .. }), &["10.0.0.0/24", "fd00::/112"]);
+    // What the failed table keeps from its turn is one group with it.
+    let (dataplane, fake) = dataplane();
+    fake.fail_at(&[at(&log, |op| matches!(op, Op::ReplaceNat(_)))]);
+    let ready = cidrs(dataplane.reconcile(&desired(&dataplane, &[]))).unwrap();
+    assert!(!ready.contains(&"10.0.0.0/24".to_owned()), "{ready:?}");
+}
+
+#[test]
 fn a_group_that_fails_does_not_keep_others_from_their_work() {
     let (dataplane, fake) = dataplane();
     let netns = File::open("/dev/null").unwrap();

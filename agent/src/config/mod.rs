@@ -56,6 +56,10 @@ pub struct Flags {
     /// Check the configuration, print it and exit.
     #[arg(long)]
     pub check: bool,
+    /// Take all eBPF programs, maps and pins off and exit. Pods stay, but nothing checks or tags their packets until
+    /// an agent starts again. Needed when the sizes of maps are to change.
+    #[arg(long, conflicts_with = "check")]
+    pub unload: bool,
 }
 
 /// What to do while another agent of this node holds the journal's lock.

@@ -3,12 +3,11 @@
 //! The comparison itself is `dataplane`'s. A run is asked for by a changed view, by a change of links, addresses or
 //! routes that somebody made, by a timer, and by whoever must know that a change has arrived.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dataplane::{Dataplane, DesiredState, Report, Uplink};
-use model::{Cidr, Family, TagId};
+use model::{Cidr, Family};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -100,8 +99,8 @@ impl Reconciler {
         let _turn = self.shared.one_at_a_time.lock().await;
         let shared = self.shared.clone();
         let done = super::blocking(move || shared.reconcile()).await;
-        let (report, tagged) = match done {
-            Ok(done) => done,
+        let report = match done {
+            Ok(report) => report,
             Err(error) => return vec![format!("reconcile: {error}")],
         };
         let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
@@ -120,8 +119,8 @@ impl Reconciler {
             summary.last_planned_count = report.planned.len();
             summary.last_errors.clone_from(&errors);
         });
-        if errors.is_empty() {
-            self.shared.world.set_tagged(tagged);
+        if let Some(ready) = report.ready_pools {
+            self.shared.world.set_tagged(ready.iter().map(|pool| (pool.cidr, pool.tag)).collect());
         }
         errors
     }
@@ -178,7 +177,7 @@ async fn watch_kernel(reconciler: Reconciler, stop: CancellationToken) {
 }
 
 impl Shared {
-    fn reconcile(&self) -> (Report, BTreeSet<(Cidr, TagId)>) {
+    fn reconcile(&self) -> Report {
         // First of all: pods wired or unwired from here on are left alone.
         let since = self.dataplane.epoch();
         let view = self.world.view();
@@ -203,7 +202,6 @@ impl Shared {
             Ok(uplink) => drop(self.uplink.send_replace(Some(uplink))),
             Err(error) => warn!(%error, "the uplink cannot be read"),
         }
-        let tagged = desired.pools.iter().map(|pool| (pool.cidr, pool.tag)).collect();
-        (self.dataplane.reconcile(&desired), tagged)
+        self.dataplane.reconcile(&desired)
     }
 }

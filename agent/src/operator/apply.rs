@@ -87,7 +87,10 @@ impl<R: Resource> Write<R> {
             return Ok(None);
         }
         if before.uid == self.after.metadata().uid {
-            return store.compare_and_swap(before.revision, self.after.clone()).await.map(|now| Some(now.revision));
+            return store
+                .compare_and_swap(before.revision, self.after.clone())
+                .await
+                .map(|now| Some(now.revision));
         }
         // Another object under the same name, such as a pod that was made anew.
         store.compare_and_delete::<R>(&self.key, before.revision).await?;

@@ -85,6 +85,9 @@ impl Fake {
                     .routes
                     .retain(|r| !matches!(r.target, RouteTarget::Link { ifindex: on, .. } if on == *ifindex));
                 state.neighbours.retain(|neighbour| neighbour.ifindex != *ifindex);
+                state.programs.unsettled.remove(ifindex);
+                state.programs.attached.remove(ifindex);
+                state.programs.pinned.remove(ifindex);
             }
             Op::SetLinkUp { ifindex, .. } => {
                 if let Some(link) = state.links.get_mut(ifindex) {

@@ -1,10 +1,9 @@
 //! The real kernel: netlink, `/proc/sys`, nftables and the programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,6 +13,8 @@ use bpf::PoolCounters;
 use model::{Family, TagId};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rustix::fs::fstat;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::netlink::{Answer, Netlink, NetlinkError, Request};
@@ -41,11 +42,11 @@ const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 /// The kernel under the node's agent. One per dataplane.
 pub(crate) struct Linux {
     sockets: Mutex<Vec<Netlink>>,
-    programs: ProgramStore,
+    programs: Arc<ProgramStore>,
     nft_table: String,
     ipv6_exists: bool,
-    /// Threads that wait for the end of a deletion.
-    deletions: Arc<AtomicUsize>,
+    /// Interfaces whose deletion a thread waits for: what the programs still have of them is on its way out.
+    deletions: Arc<Mutex<BTreeSet<u32>>>,
     /// Device and inode of the namespace in which this was opened.
     own_namespace: (u64, u64),
 }
@@ -59,7 +60,7 @@ impl Linux {
             .map_err(|cause| KernelError::io(format!("open {path}"), cause))?;
         let kernel = Self {
             sockets: Mutex::new(Vec::new()),
-            programs,
+            programs: Arc::new(programs),
             nft_table: nft_table.to_owned(),
             ipv6_exists: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
             deletions: Arc::default(),
@@ -132,33 +133,44 @@ impl Linux {
         }
     }
 
-    /// Deletes an interface and returns when the kernel shows it no more.
+    /// Deletes an interface and returns when the kernel finds it no more under its name.
     ///
-    /// The system call itself returns some 15 ms later: after it has given the rtnl lock back it waits for readers
-    /// of the freed memory (`netdev_run_todo`, measured on 6.18: gone after 0.7 ms, returned after 16 ms). That wait
-    /// is left to a thread.
+    /// The system call itself returns 15 to 40 ms later: it waits for readers of the programs' links, with the rtnl
+    /// lock held, and then for those of the freed memory (`dev_tcx_uninstall`, `netdev_run_todo`; measured on 6.18:
+    /// gone after 0.7 ms). Those waits, and letting go of the pins after them, are left to a thread. The question
+    /// whether it is gone must not wait for that lock either: `SIOCGIFINDEX` does not, a netlink question does.
     fn delete_link(&self, ifname: &str, ifindex: u32) -> Result<(), KernelError> {
         let operation = || format!("delete interface {ifname} ({ifindex})");
         let (sender, receiver) = mpsc::channel();
+        let programs = Arc::clone(&self.programs);
         let delete = move || {
             let answer = Netlink::open().and_then(|mut s| s.execute(vec![message::delete_link(ifindex)]));
             // Nobody listens any more if the interface was seen to be gone.
             let _ = sender.send(answer.map(|answers| answers.into_iter().next()));
+            // Pins of an interface that is gone hold nothing but memory; a reconciliation would find them as well.
+            if let Err(error) = programs.detach(ifindex) {
+                tracing::debug!(ifindex, %error, "pins of a deleted interface are left to the next reconciliation");
+            }
         };
-        if self.deletions.fetch_add(1, Ordering::Relaxed) < DELETIONS_MAX {
+        let lookup = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+            .map_err(|cause| KernelError::io(operation(), cause.into()))?;
+        let in_background = {
+            let mut deletions = lock(&self.deletions);
+            deletions.len() < DELETIONS_MAX && deletions.insert(ifindex)
+        };
+        if in_background {
             let deletions = Arc::clone(&self.deletions);
             let counted = move || {
                 delete();
-                deletions.fetch_sub(1, Ordering::Relaxed);
+                lock(&deletions).remove(&ifindex);
             };
             let started = thread::Builder::new().name("delete-link".into()).spawn(counted);
             if let Err(cause) = started {
-                self.deletions.fetch_sub(1, Ordering::Relaxed);
+                lock(&self.deletions).remove(&ifindex);
                 return Err(KernelError::io(operation(), cause));
             }
         } else {
             delete();
-            self.deletions.fetch_sub(1, Ordering::Relaxed);
         }
         let deadline = Instant::now() + DELETION_LIMIT;
         while Instant::now() < deadline {
@@ -170,9 +182,8 @@ impl Linux {
                     return Err(KernelError::other(operation(), "no answer"));
                 }
                 Ok(Err(cause)) => return Err(KernelError::io(operation(), cause)),
-                // The question waits for the lock that the deletion holds.
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.fetch_link(ifname)?.is_none_or(|link| link.ifindex != ifindex) {
+                    if name_to_index(&lookup, ifname) != Ok(ifindex) {
                         return Ok(());
                     }
                 }
@@ -264,7 +275,13 @@ impl Kernel for Linux {
     }
 
     fn fetch_programs(&self) -> Result<Programs, KernelError> {
-        self.programs.fetch()
+        // Asked first: what has left by the time of the reading is not there to be found.
+        let leaving = lock(&self.deletions).clone();
+        let mut programs = self.programs.fetch()?;
+        programs.attached.retain(|ifindex| !leaving.contains(ifindex));
+        programs.pinned.retain(|ifindex| !leaving.contains(ifindex));
+        programs.unsettled.retain(|ifindex| !leaving.contains(ifindex));
+        Ok(programs)
     }
 
     fn fetch_nat(&self) -> Result<NatState, KernelError> {
@@ -327,6 +344,11 @@ impl Kernel for Linux {
     fn remove_programs(&self) -> Result<(), KernelError> {
         self.programs.remove_all()
     }
+}
+
+/// What is under the lock is whole whatever its last holder came to.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs of operations that travel together: consecutive netlink messages in one run, others one by one.

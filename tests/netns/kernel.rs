@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use harness::{NodeFiles, Run};
+use harness::{NetNs, NodeFiles, Run};
 use serde_json::Value;
 
 use crate::site::Node;
@@ -137,15 +137,37 @@ pub(crate) fn agreed(node: &Node<'_>) -> BTreeMap<String, BTreeSet<IpAddr>> {
     to_pods.sort();
     assert_eq!(routed, to_pods, "routes (left) and interfaces (right)");
 
-    assert_eq!(attached(&node.site.files), expected.keys().copied().collect(), "programs (left)");
+    assert_eq!(attached(node), expected.keys().copied().collect(), "programs (left)");
     ledger
 }
 
-/// Indexes of the interfaces with a pinned link of `from_pod`.
-pub(crate) fn attached(files: &NodeFiles) -> BTreeSet<u64> {
+/// Indexes of the interfaces with the program that looks at what pods send: by a TCX link or by a clsact filter, never
+/// by both, or every packet would count twice.
+pub(crate) fn attached(node: &Node<'_>) -> BTreeSet<u64> {
+    let (linked, filtered) = (linked(&node.site.files), filtered(node.netns()));
+    assert!(linked.is_disjoint(&filtered), "links {linked:?} and filters {filtered:?}");
+    linked.union(&filtered).copied().collect()
+}
+
+/// Interfaces with a TCX link of `from_pod`, by the pin that keeps it. (Debian's bpftool does not list such links.)
+pub(crate) fn linked(files: &NodeFiles) -> BTreeSet<u64> {
     let entries = std::fs::read_dir(version_dir(files).join("links")).unwrap();
     let index = |name: String| name.strip_suffix("-from_pod").map(|index| index.parse().unwrap());
     entries.filter_map(|entry| index(entry.unwrap().file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Interfaces with a clsact filter of `from_pod`, by what the kernel runs.
+pub(crate) fn filtered(netns: &NetNs) -> BTreeSet<u64> {
+    let text = Run::new("bpftool").args(["-j", "net"]).ok_in(netns).unwrap();
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    let programs = shown[0]["tc"].as_array().unwrap_or_else(|| panic!("bpftool net: {shown}"));
+    let is_filter =
+        |program: &&Value| program["kind"].as_str().is_some_and(|kind| kind.starts_with("clsact/ingress"));
+    let ours = programs.iter().filter(is_filter).filter(|program| program["name"] == "from_pod");
+    let indexes: Vec<u64> = ours.map(|program| program["ifindex"].as_u64().unwrap()).collect();
+    let distinct: BTreeSet<u64> = indexes.iter().copied().collect();
+    assert_eq!(distinct.len(), indexes.len(), "two filters on one interface: {shown}");
+    distinct
 }
 
 /// Everything of the node that an ADD or DEL may change, as text, to be compared before and after.
@@ -154,7 +176,10 @@ pub(crate) fn traces(node: &Node<'_>) -> String {
     let mut lines = vec![format!("held: {:?}", ledger(node))];
     let links = netns.ip_json("link show").unwrap();
     for link in links.as_array().unwrap() {
-        lines.push(format!("link {} {} {} {}", link["ifname"], link["mtu"], link["operstate"], link["ifalias"]));
+        lines.push(format!(
+            "link {} {} {} {}",
+            link["ifname"], link["mtu"], link["operstate"], link["ifalias"]
+        ));
     }
     for family in ["-4", "-6"] {
         let routes = netns.ip(&format!("{family} route show table all")).unwrap();
@@ -163,26 +188,27 @@ pub(crate) fn traces(node: &Node<'_>) -> String {
     let neighbours = netns.ip("neighbour show nud permanent").unwrap();
     lines.extend(neighbours.lines().map(|line| format!("neighbour {line}")));
     lines.push(format!("endpoints {:?}", endpoints(&node.site.files)));
-    lines.push(format!("programs {:?}", attached(&node.site.files)));
+    lines.push(format!("programs {:?}", attached(node)));
     lines.join("\n")
 }
 
-/// Takes the programs off one interface, behind the agent's back: a link goes with its last pin.
+/// Takes the programs off one interface, behind the agent's back: a link goes with its last pin, a filter with its
+/// qdisc.
 pub(crate) fn detach(node: &Node<'_>, host_ifname: &str) {
     let index = node.netns().link(host_ifname).unwrap().index;
-    let links = version_dir(&node.site.files).join("links");
-    let mut removed_count = 0;
-    for entry in std::fs::read_dir(links).unwrap() {
+    for entry in std::fs::read_dir(version_dir(&node.site.files).join("links")).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().unwrap().to_string_lossy().starts_with(&format!("{index}-")) {
             std::fs::remove_file(path).unwrap();
-            removed_count += 1;
         }
     }
-    if removed_count == 0 {
+    let by_filter =
+        |(ifindex, kind): &(u64, String)| *ifindex == u64::from(index) && kind.starts_with("clsact");
+    if filtered(node.netns()).contains(&index.into()) {
         Run::new("tc")
             .args(["-n", node.netns().name(), "qdisc", "del", "dev", host_ifname, "clsact"])
             .ok()
             .unwrap();
     }
+    assert!(!attached(node).contains(&index.into()), "{host_ifname} still has its program");
 }

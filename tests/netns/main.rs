@@ -5,9 +5,11 @@
 //! it every test fails.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod frames;
 mod kernel;
 mod manifest;
 mod site;
 mod traffic;
 
+mod spoofing;
 mod walkthrough;

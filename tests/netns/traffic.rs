@@ -116,5 +116,6 @@ pub(crate) fn marks_of(node: &Node<'_>, pod: &Pod) -> Vec<(u32, u64)> {
 /// The mark that packets of a pool shall have, by `pools export`.
 pub(crate) fn mark_of_pool(node: &Node<'_>, pool: &str) -> u32 {
     let exported = node.ctl().json(&["pools", "export", "--include-nat", "--pool", pool]).unwrap();
-    u32::try_from(exported["pools"][0]["mark"].as_u64().unwrap_or_else(|| panic!("no mark in {exported}"))).unwrap()
+    u32::try_from(exported["pools"][0]["mark"].as_u64().unwrap_or_else(|| panic!("no mark in {exported}")))
+        .unwrap()
 }

@@ -9,7 +9,7 @@ use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, NODE_UPLINK, OUTSIDE_IPV4};
 use harness::packet::PROTOCOL_UDP;
 use harness::{AgentOptions, Capture, Direction, EchoServer, IpHeader, Packet, udp_echo};
 
-use crate::kernel::{agreed, dump_map, number};
+use crate::kernel::{agreed, dump_map, filtered, linked, number};
 use crate::site::{Node, Pod, Site};
 use crate::traffic::{count_marks, mark_of_pool, marks_of};
 
@@ -61,8 +61,9 @@ impl<'s> Scene<'s> {
             ))
             .unwrap();
         count_marks(&site.lab.node);
-        let add =
-            |namespace: &str, name: &str| (1..=3).map(|n| node.add_pod(namespace, &format!("{name}-{n}"))).collect();
+        let add = |namespace: &str, name: &str| {
+            (1..=3).map(|n| node.add_pod(namespace, &format!("{name}-{n}"))).collect()
+        };
         let external = add("external-ns", "external");
         let internal = add("internal-ns", "internal");
         let server = EchoServer::start(&site.lab.outside, [PORT]).unwrap();
@@ -169,20 +170,32 @@ fn check_wiring(scene: &Scene<'_>) {
     for pod in scene.pods() {
         let links = pod.netns.ip_json("link show dev eth0").unwrap();
         assert_eq!(links[0]["mtu"], 1480, "{links}");
-        assert_eq!(scene.node.netns().ip_json(&format!("link show dev {}", pod.host_ifname())).unwrap()[0]["mtu"], 1480);
+        assert_eq!(
+            scene.node.netns().ip_json(&format!("link show dev {}", pod.host_ifname())).unwrap()[0]["mtu"],
+            1480
+        );
         let addresses = pod.netns.ip_json("-4 address show dev eth0").unwrap();
         let infos = addresses[0]["addr_info"].as_array().unwrap();
         assert_eq!(infos.len(), 1, "{addresses}");
-        assert_eq!((infos[0]["local"].as_str(), infos[0]["prefixlen"].as_u64()), (Some(&*pod.address().to_string()), Some(32)));
+        assert_eq!(
+            (infos[0]["local"].as_str(), infos[0]["prefixlen"].as_u64()),
+            (Some(&*pod.address().to_string()), Some(32))
+        );
         let routes = pod.netns.ip("-4 route show").unwrap();
         let mut routes: Vec<&str> = routes.lines().map(str::trim).collect();
         routes.sort_unstable();
         assert_eq!(routes.len(), 2, "{routes:?}");
-        assert!(routes[0].starts_with("169.254.1.1 dev eth0") && routes[0].contains("scope link"), "{routes:?}");
+        assert!(
+            routes[0].starts_with("169.254.1.1 dev eth0") && routes[0].contains("scope link"),
+            "{routes:?}"
+        );
         assert!(routes[1].starts_with("default via 169.254.1.1 dev eth0"), "{routes:?}");
         let neighbours = pod.netns.ip("neighbour show nud permanent").unwrap();
         let mac = scene.node.netns().ip_json(&format!("link show dev {}", pod.host_ifname())).unwrap()[0]["address"].clone();
-        assert!(neighbours.contains(&format!("169.254.1.1 dev eth0 lladdr {}", mac.as_str().unwrap())), "{neighbours}");
+        assert!(
+            neighbours.contains(&format!("169.254.1.1 dev eth0 lladdr {}", mac.as_str().unwrap())),
+            "{neighbours}"
+        );
         assert_eq!(scene.node.check(pod), None);
     }
     let held = agreed(&scene.node);
@@ -223,18 +236,30 @@ fn a_pod_has_its_address_its_way_out_and_room_for_encapsulation() {
     check_wiring(&Scene::new(&site, AgentOptions::default()));
 }
 
-#[test]
-fn without_tcx_all_of_it_works_by_clsact() {
+/// All of it, however programs are attached.
+fn check_attach_mode(mode: &str) {
     let site = Site::new();
-    let options = AgentOptions { more_yaml: "attachMode: clsact\n".into(), ..AgentOptions::default() };
+    let options = AgentOptions { more_yaml: format!("attachMode: {mode}\n"), ..AgentOptions::default() };
     let scene = Scene::new(&site, options);
-    assert_eq!(scene.node.status()["attachMode"], "clsact");
+    assert_eq!(scene.node.status()["attachMode"], mode);
     check_firewall(&scene);
     check_marks(&scene);
     check_pods_reach_each_other(&scene);
     for pod in scene.pods() {
         assert_eq!(scene.node.check(pod), None);
     }
+    let (linked, filtered) = (linked(&site.files), filtered(scene.node.netns()));
+    assert_eq!((linked.len(), filtered.len()), if mode == "tcx" { (6, 0) } else { (0, 6) });
+}
+
+#[test]
+fn without_tcx_all_of_it_works_by_clsact_filters() {
+    check_attach_mode("clsact");
+}
+
+#[test]
+fn with_tcx_all_of_it_works_by_links() {
+    check_attach_mode("tcx");
 }
 
 #[test]

@@ -154,8 +154,12 @@ impl Node {
         }
     }
 
-    /// Nothing of any pod is left.
+    /// Nothing of any pod is left. Pins of a deleted interface go a little later than it.
     pub(crate) fn assert_clean(&self) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while !self.pinned_links().is_empty() && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         assert_eq!(self.our_links(), [""; 0], "interfaces");
         assert_eq!(self.our_routes(), [""; 0], "routes");
         assert_eq!(self.pinned_links(), [""; 0], "pins");

@@ -6,7 +6,6 @@
 
 mod events;
 mod fixture;
-mod latency;
 mod nat;
 mod reconcile;
 mod wiring;

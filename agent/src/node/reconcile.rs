@@ -4,7 +4,7 @@
 //! routes that somebody made, by a timer, and by whoever must know that a change has arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataplane::{Dataplane, DesiredState, Report, Uplink};
 use model::{Cidr, Family};
@@ -17,6 +17,10 @@ use super::world::World;
 
 /// Changes that come together are answered together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// The least time between runs that nobody waits for: a burst of ADDs, each of which changes links and routes, shall
+/// not keep comparing and starting `nft`.
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How soon a run that failed is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -129,6 +133,7 @@ impl Reconciler {
     pub async fn follow(self, resync: Duration, stop: CancellationToken) {
         let events = tokio::spawn(watch_kernel(self.clone(), stop.clone()));
         let mut views = self.shared.world.changes();
+        let mut last_run = Instant::now();
         while !stop.is_cancelled() {
             let failed = !self.summary().last_errors.is_empty();
             let pause = if failed { RETRY_DELAY } else { resync };
@@ -138,9 +143,10 @@ impl Reconciler {
                 _ = views.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
-            tokio::time::sleep(DEBOUNCE).await;
+            tokio::time::sleep(DEBOUNCE.max(MIN_INTERVAL.saturating_sub(last_run.elapsed()))).await;
             views.mark_unchanged();
             self.run().await;
+            last_run = Instant::now();
         }
         let _ = events.await;
     }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use harness::{NetNs, NodeFiles, Run};
 use serde_json::Value;
 
-use crate::site::Node;
+use crate::site::{Node, wait_until};
 
 /// Protocol number of our routes, as `ip` prints it.
 pub(crate) const ROUTE_PROTOCOL: &str = "80";
@@ -95,6 +96,12 @@ pub(crate) fn own_routes(node: &Node<'_>) -> Vec<(String, String)> {
     found
 }
 
+/// Ranges of ours that are dropped where no pod is.
+pub(crate) fn blackholes(node: &Node<'_>) -> Vec<String> {
+    let routes = own_routes(node).into_iter();
+    routes.filter(|(_, target)| target == "blackhole").map(|(destination, _)| destination).collect()
+}
+
 /// Who holds what by the ledger (`ipam show`).
 pub(crate) fn ledger(node: &Node<'_>) -> BTreeMap<String, BTreeSet<IpAddr>> {
     let shown = node.ctl().json(&["ipam", "show"]).unwrap();
@@ -172,6 +179,10 @@ pub(crate) fn filtered(netns: &NetNs) -> BTreeSet<u64> {
 
 /// Everything of the node that an ADD or DEL may change, as text, to be compared before and after.
 pub(crate) fn traces(node: &Node<'_>) -> String {
+    // Blocks that were just claimed get theirs a moment after the ADD.
+    wait_until(Duration::from_secs(2), "every block has its blackhole", || {
+        node.status()["blocks"].as_u64() == Some(blackholes(node).len() as u64)
+    });
     let netns = node.netns();
     let mut lines = vec![format!("held: {:?}", ledger(node))];
     let links = netns.ip_json("link show").unwrap();
@@ -211,4 +222,23 @@ pub(crate) fn detach(node: &Node<'_>, host_ifname: &str) {
             .unwrap();
     }
     assert!(!attached(node).contains(&index.into()), "{host_ifname} still has its program");
+}
+
+/// Removes an interface from the endpoint map, behind the agent's back.
+pub(crate) fn forget_endpoint(node: &Node<'_>, host_ifname: &str) {
+    let index = node.netns().link(host_ifname).unwrap().index;
+    delete_key(&node.site.files, "pw_endpoints", &index.to_ne_bytes());
+}
+
+/// `bpftool map delete`.
+pub(crate) fn delete_key(files: &NodeFiles, map: &str, key: &[u8]) {
+    let path = version_dir(files).join(map);
+    let bytes: Vec<String> = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    Run::new("bpftool")
+        .args(["map", "delete", "pinned"])
+        .args([path])
+        .args(["key", "hex"])
+        .args(bytes)
+        .ok()
+        .unwrap();
 }

@@ -11,5 +11,10 @@ mod manifest;
 mod site;
 mod traffic;
 
+mod bad_input;
+mod choice;
+mod cni_add_del;
+mod cni_check;
+mod cni_gc_status;
 mod spoofing;
 mod walkthrough;

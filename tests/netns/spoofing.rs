@@ -65,45 +65,50 @@ impl<'s> Scene<'s> {
         }
     }
 
-    /// Sends with the program, without, and with it again. `seen` sends by the closure it is given and says how often
-    /// somebody noticed; without the program that must be `expected`.
-    fn check(
-        &mut self,
-        what: &str,
-        frame: &[u8],
-        reason: &str,
-        expected: usize,
-        seen: impl Fn(&Self, &dyn Fn()) -> usize,
-    ) {
-        let attempt = |scene: &Self| seen(scene, &|| scene.send(frame));
-        let guarded = |scene: &Self, when: &str| {
-            let before = scene.drops();
-            assert_eq!(attempt(scene), 0, "{what}: noticed {when}");
-            let after = scene.drops();
-            let risen: Vec<(&str, u64)> = after
-                .iter()
-                .filter(|(key, packets)| before[*key] != **packets)
-                .map(|(key, packets)| (key.as_str(), packets - before[key]))
-                .collect();
-            assert_eq!(risen, [(reason, FRAMES_COUNT as u64)], "{what}: counted {when}");
-        };
-        guarded(self, "with the program");
+    /// Makes all attempts with the program, without it, and with it again.
+    fn check(&self, attempts: &[Attempt]) {
+        let host = self.attacker.host_ifname();
+        let index = u64::from(self.node.netns().link(&host).unwrap().index);
+        for attempt in attempts {
+            self.check_guarded(attempt, "with the program");
+        }
 
         // Stopped, it cannot repair what is broken here on purpose.
         self.node.agent.pause().unwrap();
-        detach(&self.node, &self.attacker.host_ifname());
-        assert_eq!(attempt(self), expected, "{what}: noticed without the program");
+        detach(&self.node, &host);
+        for attempt in attempts {
+            assert_eq!(self.make(attempt), attempt.expected, "{}: noticed without the program", attempt.what);
+        }
         self.node.agent.resume().unwrap();
 
-        let index = u64::from(self.node.netns().link(&self.attacker.host_ifname()).unwrap().index);
         wait_until(Duration::from_secs(3), "the agent puts the program back", || {
             attached(&self.node).contains(&index)
         });
-        guarded(self, "after the repair");
+        for attempt in attempts {
+            self.check_guarded(attempt, "after the repair");
+        }
     }
 
-    /// A datagram under another source; somebody captures what comes there.
-    fn check_source(&mut self, what: &str, source: IpAddr, to: IpAddr, reason: &str, passes_without: bool) {
+    /// Nobody notices, and every frame is counted for its reason and for no other.
+    fn check_guarded(&self, attempt: &Attempt, when: &str) {
+        let what = attempt.what;
+        let before = self.drops();
+        assert_eq!(self.make(attempt), 0, "{what}: noticed {when}");
+        let after = self.drops();
+        let risen: Vec<(&str, u64)> = after
+            .iter()
+            .filter(|(key, packets)| before[*key] != **packets)
+            .map(|(key, packets)| (key.as_str(), packets - before[key]))
+            .collect();
+        assert_eq!(risen, [(attempt.reason, FRAMES_COUNT as u64)], "{what}: counted {when}");
+    }
+
+    fn make(&self, attempt: &Attempt) -> usize {
+        (attempt.seen)(self, &|| self.send(&attempt.frame))
+    }
+
+    /// A datagram under another source; somebody captures what comes where it goes.
+    fn from_source(&self, what: &'static str, source: IpAddr, to: IpAddr, passes_without: bool) -> Attempt {
         let frame = UdpFrame {
             source_mac: self.attacker.netns.link("eth0").unwrap().mac,
             destination_mac: self.host_mac(),
@@ -114,24 +119,42 @@ impl<'s> Scene<'s> {
             tos: 0,
             payload: what.as_bytes().to_vec(),
         };
-        let expected = if passes_without { FRAMES_COUNT } else { 0 };
-        self.check(what, &frame.build().unwrap(), reason, expected, |scene, send| {
-            let to_victim = scene.victim.addresses().contains(&to);
-            let capture = if to_victim {
-                Capture::start(&scene.victim.netns, "eth0", Direction::In)
-            } else {
-                Capture::start(&scene.node.site.lab.firewall, FIREWALL_TO_NODE, Direction::In)
-            };
-            let capture = capture.unwrap();
-            send();
-            let ours = |packet: &harness::Packet| packet.payload == what.as_bytes();
-            let deadline = Instant::now() + CROSSING;
-            while capture.count(ours) < FRAMES_COUNT && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            capture.stop().unwrap().iter().filter(|packet| ours(packet)).count()
-        });
+        Attempt {
+            what,
+            frame: frame.build().unwrap(),
+            reason: if source.is_ipv4() { "ipv4_source" } else { "ipv6_source" },
+            expected: if passes_without { FRAMES_COUNT } else { 0 },
+            seen: Box::new(move |scene, send| {
+                let capture = if scene.victim.addresses().contains(&to) {
+                    Capture::start(&scene.victim.netns, "eth0", Direction::In)
+                } else {
+                    Capture::start(&scene.node.site.lab.firewall, FIREWALL_TO_NODE, Direction::In)
+                };
+                let capture = capture.unwrap();
+                send();
+                let ours = |packet: &harness::Packet| packet.payload == what.as_bytes();
+                let deadline = Instant::now() + CROSSING;
+                while capture.count(ours) < FRAMES_COUNT && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                capture.stop().unwrap().iter().filter(|packet| ours(packet)).count()
+            }),
+        }
     }
+}
+
+/// How often somebody noticed what the closure sends.
+type Seen = Box<dyn Fn(&Scene<'_>, &dyn Fn()) -> usize>;
+
+/// One claim.
+struct Attempt {
+    what: &'static str,
+    frame: Vec<u8>,
+    /// The counter that must rise.
+    reason: &'static str,
+    /// How often somebody notices when there is no program.
+    expected: usize,
+    seen: Seen,
 }
 
 fn ipv4(pod: &Pod) -> Ipv4Addr {
@@ -144,15 +167,17 @@ fn ipv6(pod: &Pod) -> Ipv6Addr {
 
 fn check_ipv4_sources(attach_mode: &str) {
     let site = Site::new();
-    let mut scene = Scene::new(&site, attach_mode);
+    let scene = Scene::new(&site, attach_mode);
     let victim = IpAddr::from(ipv4(&scene.victim));
     let outside = IpAddr::from(OUTSIDE_IPV4);
-    scene.check_source("another pod's, to the outside", victim, outside, "ipv4_source", true);
-    let neighbour = "10.61.0.60".parse().unwrap();
-    scene.check_source("one nobody has, to another pod", neighbour, victim, "ipv4_source", true);
-    scene.check_source("one of no pool", "203.0.113.9".parse().unwrap(), outside, "ipv4_source", true);
-    // The kernel itself takes no packet from outside that claims to be from the node.
-    scene.check_source("the node's", NODE_IPV4.into(), outside, "ipv4_source", false);
+    let parse = |text: &str| text.parse().unwrap();
+    scene.check(&[
+        scene.from_source("another pod's, to the outside", victim, outside, true),
+        scene.from_source("one nobody has, to another pod", parse("10.61.0.60"), victim, true),
+        scene.from_source("one of no pool", parse("203.0.113.9"), outside, true),
+        // The kernel itself takes no IPv4 packet from a wire that claims to be from the node.
+        scene.from_source("the node's", NODE_IPV4.into(), outside, false),
+    ]);
 }
 
 #[test]
@@ -168,65 +193,65 @@ fn a_pod_guarded_by_a_tcx_link_sends_ipv4_under_no_address_but_its_own() {
 #[test]
 fn a_pod_sends_ipv6_under_no_address_but_its_own() {
     let site = Site::new();
-    let mut scene = Scene::new(&site, "auto");
+    let scene = Scene::new(&site, "auto");
     let victim = IpAddr::from(ipv6(&scene.victim));
     let outside = IpAddr::from(OUTSIDE_IPV6);
-    scene.check_source("another pod's, to the outside", victim, outside, "ipv6_source", true);
-    scene.check_source(
-        "one nobody has, to another pod",
-        "fd61::ff".parse().unwrap(),
-        victim,
-        "ipv6_source",
-        true,
-    );
-    scene.check_source("one of no pool", "2001:db8:ffff::1".parse().unwrap(), outside, "ipv6_source", true);
-    scene.check_source("the node's", NODE_IPV6.into(), outside, "ipv6_source", true);
+    let parse = |text: &str| text.parse().unwrap();
+    scene.check(&[
+        scene.from_source("another pod's, to the outside", victim, outside, true),
+        scene.from_source("one nobody has, to another pod", parse("fd61::ff"), victim, true),
+        scene.from_source("one of no pool", parse("2001:db8:ffff::1"), outside, true),
+        scene.from_source("the node's", NODE_IPV6.into(), outside, true),
+    ]);
 }
 
 #[test]
 fn a_pod_asks_by_arp_under_no_address_but_its_own() {
     let site = Site::new();
-    let mut scene = Scene::new(&site, "auto");
-    let (victim, mac) = (ipv4(&scene.victim), scene.attacker.netns.link("eth0").unwrap().mac);
-    let frame = arp_request(mac, victim, NODE_IPV4);
-    scene.check("ARP for the victim", &frame, "arp_sender", FRAMES_COUNT, |scene, send| {
-        // The node would answer, and remember whom.
-        let capture = Capture::start(&scene.attacker.netns, "eth0", Direction::In).unwrap();
-        send();
-        std::thread::sleep(CROSSING);
-        let packets = capture.stop().unwrap();
-        packets.iter().filter(|packet| is_arp_reply_to(&packet.frame, victim)).count()
-    });
-    let own = arp_request(mac, ipv4(&scene.attacker), NODE_IPV4);
+    let scene = Scene::new(&site, "auto");
+    let (victim, own) = (ipv4(&scene.victim), ipv4(&scene.attacker));
+    let mac = scene.attacker.netns.link("eth0").unwrap().mac;
+    scene.check(&[Attempt {
+        what: "ARP for the victim",
+        frame: arp_request(mac, victim, NODE_IPV4),
+        reason: "arp_sender",
+        expected: FRAMES_COUNT,
+        seen: Box::new(move |scene, send| {
+            // The node would answer, and remember whom.
+            let capture = Capture::start(&scene.attacker.netns, "eth0", Direction::In).unwrap();
+            send();
+            std::thread::sleep(CROSSING);
+            let packets = capture.stop().unwrap();
+            packets.iter().filter(|packet| is_arp_reply_to(&packet.frame, victim)).count()
+        }),
+    }]);
     let capture = Capture::start(&scene.attacker.netns, "eth0", Direction::In).unwrap();
-    scene.send(&own);
-    let answered = capture.wait_for(CROSSING, |packet| is_arp_reply_to(&packet.frame, ipv4(&scene.attacker)));
+    scene.send(&arp_request(mac, own, NODE_IPV4));
+    let answered = capture.wait_for(CROSSING, |packet| is_arp_reply_to(&packet.frame, own));
     assert!(answered.is_some(), "its own address is answered");
 }
 
 #[test]
 fn a_pod_advertises_no_neighbour_but_itself() {
     let site = Site::new();
-    let mut scene = Scene::new(&site, "auto");
-    let host = scene.attacker.host_ifname();
-    let (claimed, mac) = (ipv6(&scene.victim), [2, 0, 0, 0, 0, 0x66]);
-    let frame = neighbour_advertisement(
-        scene.host_mac(),
-        mac,
-        // Link-local sources are a pod's own business.
-        "fe80::66".parse().unwrap(),
-        "ff02::1".parse().unwrap(),
-        claimed,
-    );
-    scene.check("ND for the victim", &frame, "nd_target", 1, |scene, send| {
-        let netns = scene.node.netns();
-        netns
-            .ip(&format!("neighbour replace {claimed} lladdr 02:00:00:00:00:01 nud stale dev {host}"))
-            .unwrap();
-        send();
-        std::thread::sleep(CROSSING);
-        let shown = netns.ip(&format!("neighbour show {claimed} dev {host}")).unwrap();
-        netns.ip(&format!("neighbour del {claimed} dev {host}")).unwrap();
-        usize::from(shown.contains("02:00:00:00:00:66"))
-    });
+    let scene = Scene::new(&site, "auto");
+    let (claimed, host) = (ipv6(&scene.victim), scene.attacker.host_ifname());
+    // Link-local sources are a pod's own business; what it advertises is not.
+    let (source, all_nodes) = ("fe80::66".parse().unwrap(), "ff02::1".parse().unwrap());
+    let mac = [2, 0, 0, 0, 0, 0x66];
+    scene.check(&[Attempt {
+        what: "ND for the victim",
+        frame: neighbour_advertisement(scene.host_mac(), mac, source, all_nodes, claimed),
+        reason: "nd_target",
+        expected: 1,
+        seen: Box::new(move |scene, send| {
+            let ip = |arguments: String| scene.node.netns().ip(&arguments).unwrap();
+            ip(format!("neighbour replace {claimed} lladdr 02:00:00:00:00:01 nud stale dev {host}"));
+            send();
+            std::thread::sleep(CROSSING);
+            let shown = ip(format!("neighbour show {claimed} dev {host}"));
+            ip(format!("neighbour del {claimed} dev {host}"));
+            usize::from(shown.contains("02:00:00:00:00:66"))
+        }),
+    }]);
 }

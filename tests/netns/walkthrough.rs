@@ -9,8 +9,8 @@ use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, NODE_UPLINK, OUTSIDE_IPV4};
 use harness::packet::PROTOCOL_UDP;
 use harness::{AgentOptions, Capture, Direction, EchoServer, IpHeader, Packet, udp_echo};
 
-use crate::kernel::{agreed, dump_map, filtered, linked, number};
-use crate::site::{Node, Pod, Site};
+use crate::kernel::{agreed, blackholes, dump_map, filtered, linked, number};
+use crate::site::{Node, Pod, Site, wait_until};
 use crate::traffic::{count_marks, mark_of_pool, marks_of};
 
 /// Where the server outside listens.
@@ -201,12 +201,7 @@ fn check_wiring(scene: &Scene<'_>) {
     let held = agreed(&scene.node);
     assert_eq!(held.len(), 6);
     // Every pod lies in a block of its pool, and every block is dropped where no pod is.
-    let blackholes: Vec<String> = crate::kernel::own_routes(&scene.node)
-        .into_iter()
-        .filter(|(_, target)| target == "blackhole")
-        .map(|(destination, _)| destination)
-        .collect();
-    assert_eq!(blackholes.len(), 2, "{blackholes:?}");
+    wait_until(Duration::from_secs(2), "blackholes of two blocks", || blackholes(&scene.node).len() == 2);
     // Nothing but what is needed was switched: forwarding is on, the uplink is as it was.
     assert_eq!(scene.node.netns().sysctl("ipv4/ip_forward").unwrap(), "1");
     assert_eq!(scene.node.netns().sysctl(&format!("ipv4/conf/{NODE_UPLINK}/proxy_arp")).unwrap(), "0");

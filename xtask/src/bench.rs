@@ -25,6 +25,17 @@ pub(crate) enum Bench {
     All,
 }
 
+impl Bench {
+    /// Whether agent, poolwardctl and plugin are run.
+    pub(crate) fn needs_binaries(self) -> bool {
+        matches!(self, Self::Cni | Self::All)
+    }
+
+    fn measures_programs(self) -> bool {
+        matches!(self, Self::Bpf | Self::All)
+    }
+}
+
 /// Numbers by name, as they go to `--json`: `cni.add.poolward.p50_ms`.
 #[derive(Debug, Default)]
 struct Numbers(Map<String, Value>);
@@ -36,16 +47,16 @@ impl Numbers {
     }
 }
 
-/// Runs benchmarks; everything must be built.
+/// Runs benchmarks; what they need must be built ([`Bench::needs_binaries`]).
 ///
 /// # Errors
 /// Something could not be measured.
 pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: Option<&Path>) -> Result<()> {
     let mut numbers = Numbers::default();
-    if matches!(which, Bench::Cni | Bench::All) {
+    if which.needs_binaries() {
         cni::run(&mut numbers)?;
     }
-    if matches!(which, Bench::Bpf | Bench::All) {
+    if which.measures_programs() {
         program::run(workspace, toolbox, &mut numbers)?;
     }
     if let Some(path) = json {

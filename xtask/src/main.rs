@@ -106,7 +106,9 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Bench { which, json } => {
             let toolbox = setup::run(&workspace, setup::Show::Changes)?;
-            build::release(&workspace, &toolbox)?;
+            if which.needs_binaries() {
+                build::release(&workspace, &toolbox)?;
+            }
             bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
         Task::Test { tiers, filter } => {

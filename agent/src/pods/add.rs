@@ -144,9 +144,17 @@ impl<S: Store> Pods<S> {
         let wired = blocking(move || {
             let mtu_bytes = mtu_of(&node, asked_mtu, modes)?;
             let wiring = PodWiring { identity, mtu_bytes };
-            let wired = dataplane
-                .wire(&wiring, netns_of_work.as_fd())
-                .map_err(|error| wire_refusal(&wiring.identity, &error))?;
+            let wired = dataplane.wire(&wiring, netns_of_work.as_fd()).map_err(|error| {
+                if matches!(error, WireError::HostInterfaceTaken { .. }) {
+                    // Nothing was made, and what is there is not ours to take off: only the addresses go back.
+                    let freed =
+                        node.ledger().free(&wiring.identity.handle, &node.world.view().pools, clock::now());
+                    if let Err(error) = freed {
+                        warn!(handle = %wiring.identity.handle, %error, "addresses stay assigned until DEL");
+                    }
+                }
+                wire_refusal(&wiring.identity, &error)
+            })?;
             Ok::<_, RpcError>(Wired {
                 host_mac: wired.host_mac.to_string(),
                 pod_mac: wired.pod_mac.to_string(),

@@ -1,5 +1,6 @@
 //! CNI DEL: whatever there is of a handle goes; that there is nothing is no error.
 
+use dataplane::DataplaneError;
 use model::Handle;
 use rpc::{DelRequest, ErrorCode, RpcError};
 use store::Store;
@@ -26,15 +27,22 @@ impl<S: Store> Pods<S> {
     pub(super) async fn remove(&self, handle: &Handle) -> Answer<()> {
         let (dataplane, taken_off) = (self.node.dataplane.clone(), handle.clone());
         let unwired = blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
-        let was_wired = unwired.map_err(|errors| {
-            let mut lines = errors.iter().map(ToString::to_string);
-            let first = lines.next().unwrap_or_default();
-            RpcError {
-                code: ErrorCode::TryAgain,
-                message: format!("take {handle} off: {first}"),
-                details: lines.collect(),
+        let was_wired = match unwired {
+            Ok(was_wired) => was_wired,
+            // An interface of that name that is not ours, and no address either: nothing of the handle is here.
+            Err(errors) if self.node.ledger().pod(handle).is_none() && errors.iter().all(is_conflict) => {
+                false
             }
-        })?;
+            Err(errors) => {
+                let mut lines = errors.iter().map(ToString::to_string);
+                let first = lines.next().unwrap_or_default();
+                return Err(RpcError {
+                    code: ErrorCode::TryAgain,
+                    message: format!("take {handle} off: {first}"),
+                    details: lines.collect(),
+                });
+            }
+        };
         let freed = {
             let view = self.node.world.view();
             self.node.ledger().free(handle, &view.pools, clock::now()).map_err(try_again)?
@@ -44,4 +52,8 @@ impl<S: Store> Pods<S> {
         }
         Ok(())
     }
+}
+
+fn is_conflict(error: &DataplaneError) -> bool {
+    matches!(error, DataplaneError::Conflict(_))
 }

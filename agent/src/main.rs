@@ -7,6 +7,13 @@ use poolward_agent::config::{Config, Flags};
 use poolward_agent::journal::LockError;
 use poolward_agent::{logging, run};
 
+/// Threads for what only waits: sockets, timers, watches.
+const WORKER_THREADS: usize = 2;
+
+/// Threads for kernel work, most of which waits for one lock of the kernel anyway: more of them at once would cost
+/// memory and win nothing.
+const MAX_BLOCKING_THREADS: usize = 16;
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -26,7 +33,12 @@ fn main() -> ExitCode {
         eprintln!("poolward-agent: log level {:?}: {error}", config.log_level);
         return ExitCode::from(2);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("poolward-agent: start threads: {error}");

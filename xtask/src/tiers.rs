@@ -160,7 +160,7 @@ fn run_program(
     let mut command = Command::new(&program.executable);
     // As cargo would run it: in the package's directory, which some tests find their files by.
     command.current_dir(&program.package_dir).env("CARGO_MANIFEST_DIR", &program.package_dir);
-    command.env("PATH", toolbox.path()?).env("RUST_BACKTRACE", "1").args(["--color", "never"]);
+    command.env("PATH", toolbox.path()?).args(["--color", "never"]);
     if let Some(threads) = tier.threads_count() {
         command.arg(format!("--test-threads={threads}"));
     }

@@ -9,7 +9,11 @@
 //! is tested on the host; here is only what needs the kernel. Nothing here uses lightweight tunnels.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, unreachable_pub, reason = "the attribute of an entry point makes an item without them")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the attribute of an entry point makes an item without them"
+)]
 
 mod maps;
 mod skb;

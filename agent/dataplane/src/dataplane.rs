@@ -17,7 +17,7 @@ use crate::desired::{DesiredState, Pool};
 use crate::events::Events;
 use crate::interpreter::{self, Transaction};
 use crate::kernel::{ErrorKind, Kernel, KernelError, Linux, Place, ProgramStore};
-use crate::object::{Link, Route, RouteTarget, Sysctl};
+use crate::object::{Link, Mac, Route, RouteTarget, Sysctl};
 use crate::op::{Op, Outcome, VethEnds};
 use crate::plan::{self, Actual, Constants};
 use crate::wiring::{self, PodWiring, Wired};
@@ -98,6 +98,30 @@ pub struct KernelPod {
     pub host_ifindex: u32,
     /// Whose it is, or why that cannot be told although its alias begins with our word.
     pub identity: Result<Identity, IdentityError>,
+    /// Its hardware address.
+    pub host_mac: Option<Mac>,
+    /// Hardware address that the pod's end was made with; known where the identity is.
+    pub pod_mac: Option<Mac>,
+    /// Its MTU in bytes, which the pod's end was made with as well.
+    pub mtu_bytes: u32,
+}
+
+impl KernelPod {
+    /// `None` for an interface of somebody else.
+    fn of_link(link: Link) -> Option<Self> {
+        let identity = match Identity::parse_alias(&link.alias) {
+            Err(IdentityError::Foreign) => return None,
+            identity => identity,
+        };
+        Some(Self {
+            pod_mac: identity.as_ref().ok().map(|identity| wiring::pod_mac(&identity.handle)),
+            identity,
+            host_ifname: link.ifname,
+            host_ifindex: link.ifindex,
+            host_mac: link.mac,
+            mtu_bytes: link.mtu_bytes,
+        })
+    }
 }
 
 /// What a reconciliation did.
@@ -126,6 +150,14 @@ pub enum DataplaneError {
     /// The desired state is based on an epoch older than [`Epoch::MAX_AGE`].
     #[error("the desired state is too old to tell which pods were wired since")]
     Stale,
+}
+
+impl DataplaneError {
+    /// Whether something foreign stands in the way, and nothing of ours was there to be touched.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
 }
 
 /// Why a pod could not be wired. Nothing of the attempt is left unless the text says so.
@@ -383,11 +415,7 @@ impl Dataplane {
     /// # Errors
     /// Interfaces cannot be read.
     pub fn fetch_pods(&self) -> Result<Vec<KernelPod>, DataplaneError> {
-        let ours = |link: Link| match Identity::parse_alias(&link.alias) {
-            Err(IdentityError::Foreign) => None,
-            identity => Some(KernelPod { host_ifname: link.ifname, host_ifindex: link.ifindex, identity }),
-        };
-        Ok(self.kernel.fetch_links()?.into_iter().filter_map(ours).collect())
+        Ok(self.kernel.fetch_links()?.into_iter().filter_map(KernelPod::of_link).collect())
     }
 
     /// A moment to compute a [`DesiredState`] from: take it before looking at anything.

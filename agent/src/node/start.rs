@@ -1,17 +1,17 @@
 //! Starting the node: from the files of an earlier agent and the kernel's own state to one that may serve.
 //!
 //! 1. The journal is opened under its lock; the store is read.
-//! 2. The ledger is replayed. A journal that is damaged or was removed is rebuilt from the aliases of the kernel's
-//!    interfaces: who holds an address is put back, every other address cools first.
+//! 2. The ledger is replayed and held against the kernel's interfaces. Where the journal is damaged, or an interface
+//!    of ours is there that it does not know, it is rebuilt: whose interface is there holds its addresses, every other
+//!    address cools first.
 //! 3. What a crash cut short is finished: a pod that was assigned addresses but never promised to the runtime is
 //!    taken down.
 //! 4. Pools that wait are admitted, and the kernel is compared once before anything is served.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataplane::Dataplane;
+use dataplane::{Dataplane, DataplaneError, KernelPod, Mac};
 use ipam::Candidate;
 use model::{BootTime, Handle};
 use store::{Store, StoreError};
@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::admission::{RegistryWriteError, decide_admissions, update_registry};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, LedgerError};
 use super::pod::{Pod, Wired};
 use super::reconcile::Reconciler;
-use super::world::{self, World};
+use super::world::{self, View, World};
+use super::gate::Gates;
 use super::{Node, blocking};
 use crate::clock;
 use crate::config::Config;
@@ -43,14 +44,17 @@ pub enum StartError {
     Registry(#[from] RegistryWriteError),
     /// The kernel.
     #[error("read interfaces: {0}")]
-    Dataplane(#[from] dataplane::DataplaneError),
+    Dataplane(#[from] DataplaneError),
+    /// The journal.
+    #[error("rebuild the journal: {0}")]
+    Ledger(#[from] LedgerError),
     /// A thread for kernel work died.
     #[error("kernel work: {0}")]
     Work(#[from] tokio::task::JoinError),
 }
 
 impl<S: Store> Node<S> {
-    /// See the module.
+    /// See the module. `followers` ends the watches: fire it when nobody waits for them any more.
     ///
     /// # Errors
     /// The store or the kernel cannot be read. A damaged journal is no error.
@@ -60,14 +64,14 @@ impl<S: Store> Node<S> {
         dataplane: Arc<Dataplane>,
         journal: Journal,
         loaded: Loaded,
-        stop: &CancellationToken,
+        followers: &CancellationToken,
     ) -> Result<Arc<Self>, StartError> {
         let node = world::Node {
             name: config.node_name.clone(),
             labels: config.node_labels.clone(),
             marks: config.mark_layout,
         };
-        let world = World::start(&store, node, stop).await?;
+        let world = World::start(&store, node, followers).await?;
         let now = clock::now();
         let view = world.view();
         let records = match &loaded {
@@ -80,20 +84,27 @@ impl<S: Store> Node<S> {
                 info!("the journal is of an earlier boot: its pods are gone");
                 &[]
             }
-            Loaded::Damaged { reason, moved_to } => {
-                error!(reason, moved_to = %moved_to.display(), "the journal cannot be used; rebuilding from the kernel");
+            Loaded::Damaged { reason, kept_as } => {
+                error!(reason, kept_as = %kept_as.display(), "the journal cannot be used; rebuilding from the kernel");
                 &[]
             }
         };
-        let (mut ledger, mut problems) = Ledger::replay(journal, &view.own, records, &view.pools, now);
-        if journal_is_lost(&loaded, &dataplane).await? {
-            problems.extend(rebuild(&mut ledger, &dataplane, &world, now).await?);
+        let (mut ledger, mut problems) = Ledger::replay(journal, &view.own, records, now);
+        let reading = dataplane.clone();
+        let found = blocking(move || reading.fetch_pods()).await??;
+        let (unknown, malformed) = unknown_pods(found, &ledger, &view, now);
+        problems.extend(malformed);
+        // An interface of ours is made after its record and gone before the record of its end: one that no record
+        // speaks of means that records are lost, whatever the file looks like.
+        if matches!(loaded, Loaded::Damaged { .. }) || !unknown.is_empty() {
+            let count = unknown.len();
+            let longest = view.pools.iter().map(|pool| pool.cooldown).max().unwrap_or_default();
+            let until = now.after(UNPROVEN_COOLDOWN.max(longest));
+            problems.extend(ledger.rebuild(unknown, until)?);
+            warn!(pods = count, cooling_until_ms = until.as_millis(), "rebuilt from the kernel; other addresses cool");
         }
         for problem in &problems {
-            error!(
-                problem,
-                "the journal does not fit the store; nothing of ours is swept until that is mended"
-            );
+            error!(problem, "the journal does not fit the store; nothing of ours is swept until that is mended");
         }
         let ledger = Arc::new(Mutex::new(ledger));
         let reconciler =
@@ -105,7 +116,9 @@ impl<S: Store> Node<S> {
             dataplane,
             reconciler,
             ledger,
+            gates: Gates::default(),
             claiming: tokio::sync::Mutex::default(),
+            retiring: tokio::sync::Mutex::default(),
         });
         node.finish_interrupted().await?;
         node.admit_waiting().await?;
@@ -123,7 +136,9 @@ impl<S: Store> Node<S> {
         for handle in unfinished {
             warn!(%handle, "an ADD that a crash cut short is taken back");
             let (dataplane, taken_off) = (self.dataplane.clone(), handle.clone());
-            if let Err(errors) = blocking(move || dataplane.unwire(&taken_off)).await? {
+            if let Err(errors) = blocking(move || dataplane.unwire(&taken_off)).await?
+                && !errors.iter().all(DataplaneError::is_conflict)
+            {
                 error!(%handle, ?errors, "its interface stays, and so do its addresses");
                 continue;
             }
@@ -172,67 +187,41 @@ impl<S: Store> Node<S> {
     }
 }
 
-/// Whether allocations may exist that no journal speaks of: it was damaged, or there is none although interfaces of
-/// ours are there, so somebody removed it since the boot.
-async fn journal_is_lost(loaded: &Loaded, dataplane: &Arc<Dataplane>) -> Result<bool, StartError> {
-    match loaded {
-        Loaded::Damaged { .. } => Ok(true),
-        Loaded::Records { .. } => Ok(false),
-        Loaded::Fresh | Loaded::EarlierBoot => {
-            let reading = dataplane.clone();
-            let found = blocking(move || reading.fetch_pods()).await??;
-            if !found.is_empty() {
-                error!(
-                    interfaces = found.len(),
-                    "there is no journal, but there are pods; rebuilding from the kernel"
-                );
-            }
-            Ok(!found.is_empty())
-        }
-    }
-}
-
-/// Puts back who holds what by the interfaces that are there; everything else of this node's blocks cools. What is
-/// left in question.
-async fn rebuild(
-    ledger: &mut Ledger,
-    dataplane: &Arc<Dataplane>,
-    world: &World,
+/// Pods whose interfaces are there and which the ledger does not know, and what cannot be read of others.
+fn unknown_pods(
+    found: Vec<KernelPod>,
+    ledger: &Ledger,
+    view: &View,
     now: BootTime,
-) -> Result<Vec<String>, StartError> {
-    let reading = dataplane.clone();
-    let found = blocking(move || reading.fetch_pods()).await??;
-    let view = world.view();
-    let (mut problems, mut restored) = (Vec::new(), BTreeSet::new());
+) -> (Vec<Pod>, Vec<String>) {
+    let (mut unknown, mut malformed) = (Vec::new(), Vec::new());
     for interface in found {
         let identity = match interface.identity {
             Ok(identity) => identity,
             Err(error) => {
-                problems.push(format!("interface {}: {error}", interface.host_ifname));
+                malformed.push(format!("interface {}: {error}", interface.host_ifname));
                 continue;
             }
         };
-        let pool_of = |address| {
-            view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone())
-        };
-        let pools: Vec<_> = identity.addresses().filter_map(pool_of).collect();
-        let handle = identity.handle.clone();
-        let pod = Pod {
-            pools,
+        if ledger.pod(&identity.handle).is_some() {
+            continue;
+        }
+        let pool_of =
+            |address| view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone());
+        let text_of = |mac: Option<Mac>| mac.map(|mac| mac.to_string()).unwrap_or_default();
+        unknown.push(Pod {
+            pools: identity.addresses().filter_map(pool_of).collect(),
             identity,
             netns: None,
             since: now,
             // Who was wired may have been promised: better an address too many held than one given twice.
-            wired: Some(Wired { host_mac: String::new(), pod_mac: String::new(), mtu_bytes: 0 }),
-        };
-        match ledger.restore(pod) {
-            Ok(()) => drop(restored.insert(handle)),
-            Err(error) => problems.push(format!("interface {}: {error}", interface.host_ifname)),
-        }
+            wired: Some(Wired {
+                host_mac: text_of(interface.host_mac),
+                pod_mac: text_of(interface.pod_mac),
+                mtu_bytes: interface.mtu_bytes,
+                at: now,
+            }),
+        });
     }
-    if let Err(error) = ledger.cool_all_unproven(now.after(UNPROVEN_COOLDOWN)) {
-        problems.push(error.to_string());
-    }
-    info!(pods = restored.len(), questions = problems.len(), "rebuilt from the kernel");
-    Ok(problems)
+    (unknown, malformed)
 }

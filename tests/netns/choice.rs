@@ -60,7 +60,7 @@ fn the_pods_annotation_beats_its_namespaces_which_beats_the_network_which_beats_
     // A pool may be named by its range, as Calico has it.
     check(&[(CALICO, "[\"10.65.2.0/28\"]")], &[], &[], "third");
     // What is beaten is not read.
-    check(&[(CALICO, "[\"third\"]")], &[(CALICO, "nonsense")], &["absent"], "third");
+    check(&[(CALICO, "[\"third\"]")], &[(CALICO, "[\"absent\"]")], &["absent"], "third");
     // A manual pool serves who asks for it.
     check(&[(CALICO, "[\"manual\"]")], &[], &[], "manual");
 }
@@ -81,42 +81,27 @@ fn selectors_see_the_labels_of_the_namespace() {
     assert_eq!(pool_of(&node, &node.add_pod("blue", "b")), "second", "first does not want blue");
 }
 
-/// An ADD that is refused for its annotations: with this code and these words, and nothing is left of it.
-fn check_refused(node: &Node<'_>, annotation: (&str, &str), code: u64, words: &[&str]) {
-    node.apply(&[namespace("n", &[]), pod("n", "p", &[annotation])]);
-    let before = traces(node);
-    let answer = node.add_refused(&Pod::of("n", "p"));
-    let said = format!("{} {}", answer.json["msg"], answer.json["details"]);
-    assert_eq!(answer.error_code(), Some(code), "{annotation:?}: {said}");
-    for word in words {
-        assert!(said.contains(word), "{annotation:?}: {word:?} is not in {said}");
-    }
-    assert_eq!(traces(node), before, "{annotation:?}");
-}
-
+/// Here objects come by `poolwardctl`, which refuses what no ADD could follow.
 #[test]
-fn malformed_annotations_fail_the_add_with_key_and_reason() {
+fn malformed_annotations_are_refused_with_key_and_reason_before_any_add_meets_them() {
     let site = Site::new();
     let node = node_with_pools(&site);
-    let check = |value: &str, words: &[&str]| {
-        for key in [CALICO, OURS] {
-            let words: Vec<&str> = [key, "n/p"].iter().chain(words).copied().collect();
-            check_refused(&node, (key, value), 7, &words);
+    let check = |annotations: &[(&str, &str)], words: &[&str]| {
+        for manifest in [pod("n", "p", annotations), namespace("n", annotations)] {
+            let said = node.apply_refused(&[manifest]);
+            for word in annotations.iter().map(|(key, _)| key).chain(words) {
+                assert!(said.contains(word), "{word:?} is not in {said}");
+            }
         }
     };
-    check("first", &["pod annotation"]);
-    check("[\"first\"", &["pod annotation"]);
-    check("[]", &["pod annotation"]);
-    check("[1]", &["pod annotation"]);
-    check("{\"a\": 1}", &["pod annotation"]);
-    node.apply(&[namespace("m", &[(CALICO, "[")]), pod("m", "p", &[])]);
-    let answer = node.add_refused(&Pod::of("m", "p"));
-    let said = answer.json["msg"].as_str().unwrap();
-    assert!(said.contains("namespace annotation") && said.contains(CALICO), "{said}");
-    node.apply(&[pod("m", "q", &[(CALICO, "[\"first\"]"), (OURS, "[\"second\"]")])]);
-    let answer = node.add_refused(&Pod::of("m", "q"));
-    let said = answer.json["msg"].as_str().unwrap();
-    assert!(said.contains(CALICO) && said.contains(OURS) && said.contains("differ"), "{said}");
+    for key in [CALICO, OURS] {
+        check(&[(key, "first")], &["expected '['"]);
+        check(&[(key, "[\"first\"")], &["expected ',' or ']'"]);
+        check(&[(key, "[]")], &["annotations"]);
+        check(&[(key, "[1]")], &["annotations"]);
+        check(&[(key, "{\"a\": 1}")], &["expected '['"]);
+    }
+    check(&[(CALICO, "[\"first\"]"), (OURS, "[\"second\"]")], &["differs"]);
 }
 
 #[test]

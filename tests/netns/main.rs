@@ -5,9 +5,13 @@
 //! it every test fails.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod attach;
+mod background;
+mod dual_stack;
 mod frames;
 mod kernel;
 mod manifest;
+mod random;
 mod site;
 mod traffic;
 
@@ -16,5 +20,11 @@ mod choice;
 mod cni_add_del;
 mod cni_check;
 mod cni_gc_status;
+mod crash;
+mod journal;
+mod pools;
+mod races;
+mod repair;
+mod second_agent;
 mod spoofing;
 mod walkthrough;

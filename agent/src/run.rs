@@ -46,7 +46,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let store = open_store(&config.store_path).await?;
     let (socket_path, resync) = (config.socket_path.clone(), config.resync);
     info!(node = %config.node_name, socket = %socket_path.display(), "starting");
-    let node = Node::start(config, store, dataplane, journal, loaded, &stop).await?;
+    // The watches outlive the last request: it may wait for what they show.
+    let followers = CancellationToken::new();
+    let _end_watches = followers.clone().drop_guard();
+    let node = Node::start(config, store, dataplane, journal, loaded, &followers).await?;
     let server = Server::bind(&socket_path)?;
     let summary = node.reconciler.summary();
     info!(
@@ -81,6 +84,8 @@ fn settings_of(config: &Config) -> Settings {
         route_protocol: config.route_protocol,
         uplink: config.uplink.clone(),
         attach_mode: config.attach_mode,
+        max_pods: config.max_pods,
+        max_pools: config.max_pools,
         ..Settings::new(config.bpf_pin_dir.clone())
     }
 }

@@ -439,7 +439,9 @@ impl Dataplane {
         let constants =
             Constants { marks: self.settings.marks, route_protocol: self.settings.route_protocol };
         let plan = plan::plan(desired, &actual, &busy, constants);
-        let errors = interpreter::apply(self.kernel.as_ref(), &plan.groups);
+        let mut errors = interpreter::apply(self.kernel.as_ref(), &plan.groups);
+        // A pod that was taken off since the reading: there is nothing left to bring in step.
+        errors.retain(|error| error.kind() != ErrorKind::Missing);
         let ready_pools = if errors.is_empty() {
             Some(desired.pools.clone())
         } else {

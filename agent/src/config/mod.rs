@@ -32,6 +32,8 @@ use raw::{Raw, Spanned};
         \n  uplink: <interface of the default route>\
         \n  mtuBytes: <the uplink's, less encapsulation where a pool asks for it>\
         \n  attachMode: auto                       auto, tcx or clsact\
+        \n  maxPods: 1024                          sizes of the kernel's maps, fixed when they are first made;\
+        \n  maxPools: 1024                         to change one: stop the agent, --unload, start it again\
         \n  resyncSeconds: 60                      how often kernel state is compared without a cause\
         \n  onLocked: exit                         exit or wait while another agent of this node runs\
         \n  log: { level: info, format: text }     level as in RUST_LOG; format text or json\n\
@@ -105,6 +107,10 @@ pub struct Config {
     pub mtu_bytes: Option<u32>,
     /// How programs are attached.
     pub attach_mode: AttachMode,
+    /// Most pods of this node that the kernel's maps have room for.
+    pub max_pods: u32,
+    /// Most pools of each family that they have room for.
+    pub max_pools: u32,
     /// How often kernel state is compared without a cause.
     pub resync: Duration,
     /// What to do while another agent runs.
@@ -175,6 +181,12 @@ impl Config {
                     _ => Err("expected 1 to 86400 seconds".to_owned()),
                 }
             })?;
+        let map_size = |key: &'static str, value: Option<&Spanned<u64>>| {
+            at(key).read(value, 1024, |number| match u32::try_from(*number) {
+                Ok(size) if (1..=65_536).contains(&size) => Ok(size),
+                _ => Err("expected 1 to 65536".to_owned()),
+            })
+        };
         let attach_mode = at("attachMode").choice(
             raw.attach_mode.as_ref(),
             &[("auto", AttachMode::Auto), ("tcx", AttachMode::Tcx), ("clsact", AttachMode::Clsact)],
@@ -221,6 +233,8 @@ impl Config {
             uplink,
             mtu_bytes,
             attach_mode,
+            max_pods: map_size("maxPods", raw.max_pods.as_ref())?,
+            max_pools: map_size("maxPools", raw.max_pools.as_ref())?,
             resync,
             on_locked: flags.on_locked.unwrap_or(on_locked),
             log_level: flags
@@ -312,9 +326,10 @@ mod tests {
         let config = load(
             "nodeName: n2\nnodeLabels: {zone: a}\nsocketPath: /x/s\nstateDir: /x\nstorePath: /x/r\n\
              bpfPinDir: /b\nmarkMask: 0xff0000\nrouteProtocol: 90\nuplink: up0\nmtuBytes: 1400\n\
-             attachMode: clsact\nresyncSeconds: 5\nonLocked: wait\nlog:\n  level: debug\n  format: json\n",
+             attachMode: clsact\nmaxPods: 200\nmaxPools: 9\nresyncSeconds: 5\nonLocked: wait\nlog:\n  level: debug\n  format: json\n",
         )
         .unwrap();
+        assert_eq!((config.max_pods, config.max_pools), (200, 9));
         assert_eq!(config.node_labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!((config.mark_layout.mask(), config.mtu_bytes), (0xff_0000, Some(1400)));
         assert_eq!((config.attach_mode, config.on_locked), (AttachMode::Clsact, OnLocked::Wait));
@@ -334,6 +349,7 @@ mod tests {
         check("markMask: seven\n", &["line 1", "markMask", "0x0fff0000"]);
         check("routeProtocol: 2\n", &["line 1", "routeProtocol", "5 to 255"]);
         check("mtuBytes: 100\n", &["line 1", "mtuBytes", "1280"]);
+        check("maxPods: 0\n", &["line 1", "maxPods", "65536"]);
         check("resyncSeconds: 0\n", &["line 1", "resyncSeconds"]);
         check("nodeName: Bad_Name\n", &["line 1", "nodeName", "Bad_Name"]);
         check("stateDir: run\n", &["line 1", "stateDir", "absolute"]);

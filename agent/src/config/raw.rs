@@ -23,6 +23,8 @@ pub(super) struct Raw {
     pub(super) uplink: Option<Spanned<String>>,
     pub(super) mtu_bytes: Option<Spanned<u64>>,
     pub(super) attach_mode: Option<Spanned<String>>,
+    pub(super) max_pods: Option<Spanned<u64>>,
+    pub(super) max_pools: Option<Spanned<u64>>,
     pub(super) resync_seconds: Option<Spanned<u64>>,
     pub(super) on_locked: Option<Spanned<String>>,
     pub(super) log: Option<RawLog>,

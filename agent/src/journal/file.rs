@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,8 @@ pub struct Journal {
     length_bytes: u64,
     /// Length after the last rewrite: the file is rewritten again when it has grown to twice that.
     rewritten_bytes: u64,
-    /// Set when a failed append could not be taken back: the file's end is unknown, nothing more is written.
+    /// Set when a failed append could not be taken back, or the file was damaged from the start: nothing more is
+    /// appended until it is rewritten.
     poisoned: bool,
     _lock: Lock,
 }
@@ -65,13 +67,13 @@ pub enum Loaded {
         /// 0 after a clean end.
         dropped_bytes: u64,
     },
-    /// The file does not read or is another node's. It was moved aside; allocations must be rebuilt from the
-    /// kernel.
+    /// The file does not read or is another node's. Allocations must be rebuilt from the kernel, and nothing can be
+    /// appended before the first [`Journal::rewrite`].
     Damaged {
         /// What is wrong with it.
         reason: String,
-        /// Where it lies now.
-        moved_to: PathBuf,
+        /// Where it is kept for people.
+        kept_as: PathBuf,
     },
 }
 
@@ -113,25 +115,28 @@ impl Journal {
                 Loaded::Records { records: parsed.records, dropped_bytes: parsed.dropped_bytes }
             }
             Some(Err(reason)) => {
-                let moved_to = aside(dir);
-                std::fs::rename(&path, &moved_to).map_err(failed("move aside the damaged"))?;
-                Loaded::Damaged { reason, moved_to }
+                let kept_as = keep_aside(dir, &path).map_err(failed("keep a copy of the damaged"))?;
+                Loaded::Damaged { reason, kept_as }
             }
         };
+        let damaged = matches!(loaded, Loaded::Damaged { .. });
         let mut file =
             File::options().write(true).create(true).truncate(false).open(&path).map_err(failed("open"))?;
-        file.set_len(keep).map_err(failed("truncate"))?;
-        file.seek(SeekFrom::End(0)).map_err(failed("seek in"))?;
+        if !damaged {
+            file.set_len(keep).map_err(failed("truncate"))?;
+            file.seek(SeekFrom::End(0)).map_err(failed("seek in"))?;
+        }
         let mut journal = Self {
             file,
             path,
             owner,
             length_bytes: keep,
             rewritten_bytes: keep,
-            poisoned: false,
+            // A damaged file stays in its place, so that a start that fails finds it again, until it is rewritten.
+            poisoned: damaged,
             _lock: lock,
         };
-        if keep == 0 {
+        if keep == 0 && !damaged {
             let header = line(&journal.header())?;
             journal.write(header.as_bytes())?;
         }
@@ -197,7 +202,7 @@ impl Journal {
         let failed = |source| JournalError { operation: "append to", path: self.path.clone(), source };
         if self.poisoned {
             return Err(failed(std::io::Error::other(
-                "an earlier write failed half-way and could not be undone",
+                "it was damaged, or an earlier write failed half-way, and it was not rewritten since",
             )));
         }
         if let Err(error) = self.file.write_all(bytes) {
@@ -213,10 +218,20 @@ impl Journal {
     }
 }
 
-/// A name beside the journal that is not taken yet.
-fn aside(dir: &Path) -> PathBuf {
-    let free = (1..1000).map(|n| dir.join(format!("journal.damaged-{n}"))).find(|path| !path.exists());
-    free.unwrap_or_else(|| dir.join("journal.damaged-last"))
+/// Gives the file a second name beside the journal, which stays when the journal is rewritten.
+fn keep_aside(dir: &Path, path: &Path) -> std::io::Result<PathBuf> {
+    let inode = std::fs::metadata(path)?.ino();
+    for number in 1..1000 {
+        let aside = dir.join(format!("journal.damaged-{number}"));
+        match std::fs::hard_link(path, &aside) {
+            Ok(()) => return Ok(aside),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            // An earlier start that failed has kept this very file.
+            Err(_) if std::fs::metadata(&aside)?.ino() == inode => return Ok(aside),
+            Err(_) => {}
+        }
+    }
+    Err(std::io::Error::other("there are 999 damaged journals already: remove some"))
 }
 
 fn line(value: &impl Serialize) -> Result<String, JournalError> {
@@ -289,6 +304,7 @@ mod tests {
         let free = |at_ms| Record::Free {
             handle: HandleRecord { container_id: format!("c{at_ms}"), ifname: "eth0".into() },
             at_ms,
+            cooling: Vec::new(),
         };
         (0..count).map(free).collect()
     }
@@ -302,6 +318,14 @@ mod tests {
         drop(journal);
         damage(&dir.path().join("journal"));
         let (mut journal, loaded) = open(dir.path(), reopened_by.clone());
+        if matches!(loaded, Loaded::Damaged { .. }) {
+            journal.append(&records(1)).unwrap_err();
+            drop(journal);
+            let (again, loaded_again) = open(dir.path(), reopened_by.clone());
+            assert_eq!(loaded_again, loaded, "a start that fails leaves the damage to be found again");
+            journal = again;
+            journal.rewrite(&[]).unwrap();
+        }
         // Whatever was found, the journal serves again.
         journal.append(&records(1)).unwrap();
         drop(journal);
@@ -350,7 +374,7 @@ mod tests {
                 std::fs::write(path, bytes).unwrap();
             };
             match check(2, flip, owner()) {
-                Loaded::Damaged { moved_to, .. } => assert!(moved_to.ends_with("journal.damaged-1")),
+                Loaded::Damaged { kept_as, .. } => assert!(kept_as.ends_with("journal.damaged-1")),
                 other => panic!("byte {at}: {other:?}"),
             }
         }

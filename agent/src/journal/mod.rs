@@ -12,7 +12,8 @@
 //! CRC-32 (IEEE) of the JSON, eight hexadecimal digits
 //! ```
 //! A last line without its line break was cut short by a crash: nobody was promised it, so it is dropped.
-//! Anything else that does not read is damage: the file is moved aside and the caller rebuilds from the kernel.
+//! Anything else that does not read is damage: the file is kept under another name and the caller rebuilds from the
+//! kernel.
 //!
 //! It decides nothing: what records mean is the node's business.
 

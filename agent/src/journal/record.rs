@@ -26,8 +26,11 @@ pub enum Record {
         /// Whose.
         #[serde(flatten)]
         handle: HandleRecord,
-        /// When, in milliseconds of `CLOCK_BOOTTIME`: cooldowns count from here.
+        /// When, in milliseconds of `CLOCK_BOOTTIME`.
         at_ms: u64,
+        /// Addresses that cool, and until when.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        cooling: Vec<(IpAddr, u64)>,
     },
     /// One address of the handle was freed.
     FreeAddress {
@@ -38,6 +41,9 @@ pub enum Record {
         address: IpAddr,
         /// When, in milliseconds of `CLOCK_BOOTTIME`.
         at_ms: u64,
+        /// The same address and until when it cools; empty if it does not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        cooling: Vec<(IpAddr, u64)>,
     },
     /// The addresses of a block that were freed, in the order they will be handed out, and those that cool with
     /// the time that ends. Written when the journal is rewritten, instead of the frees that led there.
@@ -133,4 +139,7 @@ pub struct WiredRecord {
     pub pod_mac: String,
     /// MTU of both ends in bytes.
     pub mtu_bytes: u32,
+    /// When, in milliseconds of `CLOCK_BOOTTIME`.
+    #[serde(default)]
+    pub at_ms: u64,
 }

@@ -1,7 +1,7 @@
 //! What this node has given to whom: the allocator's state, the pods, and the journal that outlives both.
 //!
-//! Every change is written to the journal before it is made here, so that a crash between the two finds a
-//! promise that was never given rather than an address given twice. There is one ledger for each agent, behind one
+//! No change is told to anybody before it is in the journal: an assignment is made here first, to see that it fits,
+//! and taken back if the journal does not take it; a free is written first. There is one ledger for each agent, behind one
 //! mutex; nothing in it waits for anything but the tmpfs the journal lies on.
 
 use std::collections::BTreeMap;
@@ -66,12 +66,12 @@ pub struct OwnBlock {
 
 impl Ledger {
     /// Rebuilds the state from this node's blocks and the records of the journal, in their order. Gives back what
-    /// did not fit, for people.
+    /// did not fit at the end, for people: an allocation of a block that this node has no more is history if it was
+    /// freed later.
     pub fn replay(
         journal: Journal,
         blocks: &[OwnBlock],
         records: &[Record],
-        pools: &PoolTable,
         now: BootTime,
     ) -> (Self, Vec<String>) {
         let mut ledger =
@@ -82,60 +82,103 @@ impl Ledger {
                 problems.push(error.to_string());
             }
         }
+        let mut unplaced = BTreeMap::new();
         for record in records {
-            if let Err(problem) = ledger.replay_one(record, pools) {
-                problems.push(problem);
+            if let Err(error) = ledger.replay_one(record, &mut unplaced) {
+                problems.push(error.to_string());
             }
         }
+        problems.extend(unplaced.into_values().map(|error| error.to_string()));
         ledger.ipam.apply_expire(now);
         (ledger, problems)
     }
 
-    fn replay_one(&mut self, record: &Record, pools: &PoolTable) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+    fn replay_one(
+        &mut self,
+        record: &Record,
+        unplaced: &mut BTreeMap<(Handle, IpAddr), ApplyError>,
+    ) -> Result<(), RecordError> {
+        let handle_of =
+            |record| Handle::try_from(record).map_err(|error| RecordError::new("a handle", error));
         match record {
             Record::Claim { block, nonce, .. } => {
-                let cidr = block.parse().map_err(|error| text(&RecordError::new(block, error)))?;
+                let cidr = block.parse().map_err(|error| RecordError::new(block, error))?;
                 self.nonces.insert(cidr, nonce.clone());
             }
             Record::Assign(assign) => {
-                let pod = Pod::from_record(assign).map_err(|error| text(&error))?;
-                let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
-                self.ipam.restore(pod.handle(), &addresses, pod.since).map_err(|error| text(&error))?;
-                self.pods.insert(pod.handle().clone(), pod);
+                let pod = Pod::from_record(assign)?;
+                let handle = pod.handle().clone();
+                for address in pod.identity.addresses() {
+                    match self.ipam.restore(&handle, &[address], pod.since) {
+                        Ok(()) => {}
+                        Err(error @ ApplyError::NoBlock { .. }) => {
+                            unplaced.insert((handle.clone(), address), error);
+                        }
+                        Err(error) => return Err(RecordError::new(&handle, error)),
+                    }
+                }
+                self.pods.insert(handle, pod);
             }
             Record::Commit(wired) => {
-                let handle = Handle::try_from(&wired.handle).map_err(|error| text(&error))?;
-                if let Some(pod) = self.pods.get_mut(&handle) {
+                if let Some(pod) = self.pods.get_mut(&handle_of(&wired.handle)?) {
                     pod.wired = Some(Wired {
                         host_mac: wired.host_mac.clone(),
                         pod_mac: wired.pod_mac.clone(),
                         mtu_bytes: wired.mtu_bytes,
+                        at: BootTime::from_millis(wired.at_ms),
                     });
                 }
             }
-            Record::Free { handle, at_ms } => {
-                let handle = Handle::try_from(handle).map_err(|error| text(&error))?;
-                self.ipam.apply_free(&handle, pools, BootTime::from_millis(*at_ms));
+            Record::Free { handle, at_ms, cooling } => {
+                let handle = handle_of(handle)?;
+                self.ipam.apply_free(&handle, &PoolTable::default(), BootTime::from_millis(*at_ms));
                 self.pods.remove(&handle);
+                unplaced.retain(|(holder, _), _| *holder != handle);
+                self.replay_cooling(cooling);
             }
-            Record::FreeAddress { handle, address, at_ms } => {
-                let handle = Handle::try_from(handle).map_err(|error| text(&error))?;
-                let freed =
-                    self.ipam.apply_free_address(&handle, *address, pools, BootTime::from_millis(*at_ms));
-                freed.map_err(|error| text(&error))?;
+            Record::FreeAddress { handle, address, at_ms, cooling } => {
+                let handle = handle_of(handle)?;
+                let at = BootTime::from_millis(*at_ms);
+                let freed = self.ipam.apply_free_address(&handle, *address, &PoolTable::default(), at);
+                freed.map_err(|error| RecordError::new(&handle, error))?;
                 self.forget_address(&handle, *address);
+                unplaced.remove(&(handle, *address));
+                self.replay_cooling(cooling);
             }
-            Record::Queue { block, freed, cooling } => {
-                let until_now = freed.iter().map(|address| (*address, 0));
-                for (address, until_ms) in until_now.chain(cooling.iter().copied()) {
-                    let until = BootTime::from_millis(until_ms);
-                    let restored = self.ipam.restore_cooling(address, until);
-                    restored.map_err(|error| text(&RecordError::new(block, error)))?;
-                }
+            Record::Queue { freed, cooling, .. } => {
+                // In this order, and free at once.
+                let free_now: Vec<_> = freed.iter().map(|address| (*address, 0)).collect();
+                self.replay_cooling(&free_now);
+                self.replay_cooling(cooling);
             }
         }
         Ok(())
+    }
+
+    /// Addresses of blocks that this node has no more are history.
+    fn replay_cooling(&mut self, cooling: &[(IpAddr, u64)]) {
+        for (address, until_ms) in cooling {
+            let _ = self.ipam.restore_cooling(*address, BootTime::from_millis(*until_ms));
+        }
+    }
+
+    /// Puts back pods that were found in the kernel although the journal does not know them, makes every other
+    /// address unavailable until `until`, and writes all of it to the journal at once. Gives back what did not fit.
+    ///
+    /// # Errors
+    /// The journal does not take it; it stays as it was, and the next start finds it so.
+    pub fn rebuild(&mut self, found: Vec<Pod>, until: BootTime) -> Result<Vec<String>, LedgerError> {
+        let mut problems = Vec::new();
+        for pod in found {
+            let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
+            match self.ipam.restore(pod.handle(), &addresses, pod.since) {
+                Ok(()) => drop(self.pods.insert(pod.handle().clone(), pod)),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        self.ipam.cool_all_unproven(until);
+        self.journal.rewrite(&self.records())?;
+        Ok(problems)
     }
 
     /// The allocator's state, for decisions.
@@ -197,13 +240,16 @@ impl Ledger {
         Ok(self.ipam.apply_serving(cidr, serving)?)
     }
 
-    /// Gives an empty block up.
+    /// Gives an empty block up, and forgets its history.
     ///
     /// # Errors
     /// An address of it is held or cooling.
     pub fn drop_block(&mut self, cidr: &Cidr, now: BootTime) -> Result<(), LedgerError> {
         self.ipam.apply_release(cidr, now)?;
         self.nonces.remove(cidr);
+        if let Err(error) = self.journal.rewrite(&self.records()) {
+            warn!(block = %cidr, %error, "the journal keeps the history of a block that is gone");
+        }
         Ok(())
     }
 
@@ -221,29 +267,6 @@ impl Ledger {
         }
         self.pods.insert(pod.handle().clone(), pod);
         Ok(())
-    }
-
-    /// Puts back a pod that was found in the kernel.
-    ///
-    /// # Errors
-    /// An address is in no block of this node or held by another, or the journal does not take it.
-    pub fn restore(&mut self, pod: Pod) -> Result<(), LedgerError> {
-        let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
-        self.ipam.restore(pod.handle(), &addresses, pod.since)?;
-        let mut records = vec![Record::Assign(pod.to_assign_record())];
-        records.extend(pod.to_wired_record().map(Record::Commit));
-        self.journal.append(&records)?;
-        self.pods.insert(pod.handle().clone(), pod);
-        Ok(())
-    }
-
-    /// Makes every address that nobody is known to hold unavailable until `until`.
-    ///
-    /// # Errors
-    /// The journal does not take it.
-    pub fn cool_all_unproven(&mut self, until: BootTime) -> Result<(), LedgerError> {
-        self.ipam.cool_all_unproven(until);
-        Ok(self.journal.rewrite(&self.records())?)
     }
 
     /// Marks a pod as wired: from here on the runtime may have been told.
@@ -275,10 +298,14 @@ impl Ledger {
         pools: &PoolTable,
         now: BootTime,
     ) -> Result<Vec<IpAddr>, LedgerError> {
-        if self.ipam.decide_free(handle).is_empty() {
+        let leaving = self.ipam.decide_free(handle);
+        if leaving.is_empty() {
+            // A pod all of whose addresses went one by one.
+            self.pods.remove(handle);
             return Ok(Vec::new());
         }
-        self.journal.append(&[Record::Free { handle: handle.into(), at_ms: now.as_millis() }])?;
+        let cooling = cooling_of(&leaving, pools, now);
+        self.journal.append(&[Record::Free { handle: handle.into(), at_ms: now.as_millis(), cooling }])?;
         let freed = self.ipam.apply_free(handle, pools, now);
         self.pods.remove(handle);
         self.tidy(now);
@@ -296,10 +323,12 @@ impl Ledger {
         pools: &PoolTable,
         now: BootTime,
     ) -> Result<Vec<IpAddr>, LedgerError> {
-        if self.ipam.decide_free_address(handle, address)?.is_empty() {
+        let leaving = self.ipam.decide_free_address(handle, address)?;
+        if leaving.is_empty() {
             return Ok(Vec::new());
         }
-        let record = Record::FreeAddress { handle: handle.into(), address, at_ms: now.as_millis() };
+        let cooling = cooling_of(&leaving, pools, now);
+        let record = Record::FreeAddress { handle: handle.into(), address, at_ms: now.as_millis(), cooling };
         self.journal.append(&[record])?;
         self.ipam.apply_free_address(handle, address, pools, now)?;
         self.forget_address(handle, address);
@@ -348,6 +377,15 @@ impl Ledger {
     }
 }
 
+/// Which of these cool after they are freed, and until when.
+fn cooling_of(leaving: &[Assignment], pools: &PoolTable, now: BootTime) -> Vec<(IpAddr, u64)> {
+    let until = |assignment: &Assignment| {
+        let cooldown = pools.by_name(&assignment.pool).map(|pool| pool.cooldown).unwrap_or_default();
+        (!cooldown.is_zero()).then(|| (assignment.address, now.after(cooldown).as_millis()))
+    };
+    leaving.iter().filter_map(until).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -372,17 +410,27 @@ mod tests {
     }
 
     /// The ledger that an agent started on this directory has.
-    fn start(dir: &Path, pools: &PoolTable) -> Ledger {
-        let owner = Owner { node: "node-1".into(), boot_id: "boot-1".into() };
-        let (journal, loaded) = Journal::open(Lock::try_acquire(dir).unwrap(), dir, owner).unwrap();
+    fn start(dir: &Path) -> Ledger {
+        let (journal, loaded) = reopen(dir);
         let records = match loaded {
             Loaded::Records { records, .. } => records,
             Loaded::Fresh => Vec::new(),
             other => panic!("{other:?}"),
         };
-        let (ledger, problems) = Ledger::replay(journal, &[block()], &records, pools, NOW);
+        let (ledger, problems) = Ledger::replay(journal, &[block()], &records, NOW);
         assert_eq!(problems, [""; 0]);
         ledger
+    }
+
+    fn reopen(dir: &Path) -> (Journal, Loaded) {
+        let owner = Owner { node: "node-1".into(), boot_id: "boot-1".into() };
+        Journal::open(Lock::try_acquire(dir).unwrap(), dir, owner).unwrap()
+    }
+
+    /// What an agent that starts after this one finds.
+    fn open(dir: &Path, ledger: Ledger) -> Loaded {
+        drop(ledger);
+        reopen(dir).1
     }
 
     fn handle(id: &str) -> Handle {
@@ -410,15 +458,20 @@ mod tests {
     }
 
     fn wired() -> Wired {
-        Wired { host_mac: "02:00:00:00:00:01".into(), pod_mac: "02:00:00:00:00:02".into(), mtu_bytes: 1480 }
+        Wired {
+            host_mac: "02:00:00:00:00:01".into(),
+            pod_mac: "02:00:00:00:00:02".into(),
+            mtu_bytes: 1480,
+            at: NOW,
+        }
     }
 
     /// What a restart finds is what there was, whether or not the journal was rewritten before.
-    fn check_restart(pools: &PoolTable, change: impl Fn(&mut Ledger)) -> Ledger {
+    fn check_restart(change: impl Fn(&mut Ledger)) -> Ledger {
         let mut last = None;
         for rewritten in [false, true] {
             let dir = tempfile::tempdir().unwrap();
-            let mut ledger = start(dir.path(), pools);
+            let mut ledger = start(dir.path());
             change(&mut ledger);
             if rewritten {
                 let records = ledger.records();
@@ -426,7 +479,7 @@ mod tests {
             }
             let (ipam, pods) = (ledger.ipam.clone(), ledger.pods.clone());
             drop(ledger);
-            let again = start(dir.path(), pools);
+            let again = start(dir.path());
             assert_eq!(again.pods, pods, "rewritten: {rewritten}");
             let holders = |ipam: &NodeIpam| ipam.allocations().collect::<Vec<_>>();
             assert_eq!(holders(&again.ipam), holders(&ipam), "rewritten: {rewritten}");
@@ -442,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_restart_finds_every_pod_wired_or_not() {
-        let again = check_restart(&pools(0), |ledger| {
+        let again = check_restart(|ledger| {
             give(ledger, "a", 0);
             give(ledger, "b", 1);
             ledger.commit(&handle("a"), wired(), NetnsId { dev: 4, ino: 5 }).unwrap();
@@ -453,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_restart_keeps_the_order_of_freed_addresses() {
-        let again = check_restart(&pools(0), |ledger| {
+        let again = check_restart(|ledger| {
             for (id, octet) in [("a", 0), ("b", 1), ("c", 2)] {
                 give(ledger, id, octet);
             }
@@ -467,7 +520,7 @@ mod tests {
 
     #[test]
     fn a_restart_keeps_cooldowns() {
-        let again = check_restart(&pools(60), |ledger| {
+        let again = check_restart(|ledger| {
             give(ledger, "a", 0);
             ledger.free(&handle("a"), &pools(60), NOW).unwrap();
         });
@@ -476,8 +529,43 @@ mod tests {
     }
 
     #[test]
+    fn the_history_of_a_block_that_is_gone_is_no_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = start(dir.path());
+        give(&mut ledger, "a", 0);
+        ledger.free(&handle("a"), &pools(60), NOW).unwrap();
+        give(&mut ledger, "b", 1);
+        let records = match open(dir.path(), ledger) {
+            Loaded::Records { records, .. } => records,
+            other => panic!("{other:?}"),
+        };
+        let (journal, _) = reopen(dir.path());
+        let (_, problems) = Ledger::replay(journal, &[], &records, NOW);
+        assert_eq!(
+            problems,
+            ["10.0.0.1 is in no block of this node"],
+            "only what is still held is a problem"
+        );
+    }
+
+    #[test]
+    fn pods_that_only_the_kernel_knows_are_put_back_and_the_rest_cools() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut before = start(first.path());
+        give(&mut before, "a", 0);
+        let found = vec![before.pod(&handle("a")).unwrap().clone()];
+        let mut ledger = start(second.path());
+        let until = NOW.after(Duration::from_secs(120));
+        assert_eq!(ledger.rebuild(found, until).unwrap(), [""; 0]);
+        drop(ledger);
+        let again = start(second.path());
+        assert!(again.pod(&handle("a")).is_some());
+        assert_eq!(again.ipam.block(&block().cidr).unwrap().cooling().count(), 7);
+    }
+
+    #[test]
     fn a_single_address_is_freed_by_its_holder_alone() {
-        check_restart(&pools(0), |ledger| {
+        check_restart(|ledger| {
             give(ledger, "a", 0);
             let address = [10, 0, 0, 0].into();
             let other = ledger.free_address(&handle("b"), address, &pools(0), NOW);
@@ -491,7 +579,7 @@ mod tests {
     #[test]
     fn an_assignment_that_the_journal_does_not_take_never_was() {
         let dir = tempfile::tempdir().unwrap();
-        let mut ledger = start(dir.path(), &pools(0));
+        let mut ledger = start(dir.path());
         // /dev/full refuses every write.
         ledger.journal.break_for_test(std::fs::File::options().write(true).open("/dev/full").unwrap());
         let before = ledger.ipam.block(&block().cidr).unwrap().used_count();
@@ -505,12 +593,12 @@ mod tests {
     #[test]
     fn an_earlier_claim_whose_outcome_is_unknown_keeps_its_nonce() {
         let dir = tempfile::tempdir().unwrap();
-        let mut ledger = start(dir.path(), &pools(0));
+        let mut ledger = start(dir.path());
         let cidr = "10.0.0.8/29".parse().unwrap();
         let pool = "p".parse().unwrap();
         assert_eq!(ledger.intend_claim(cidr, &pool, "first".into()).unwrap(), "first");
         assert_eq!(ledger.intend_claim(cidr, &pool, "second".into()).unwrap(), "first");
         drop(ledger);
-        assert!(start(dir.path(), &pools(0)).has_nonce(&cidr, "first"));
+        assert!(start(dir.path()).has_nonce(&cidr, "first"));
     }
 }

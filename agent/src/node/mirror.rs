@@ -17,6 +17,9 @@ use tracing::{debug, warn};
 /// How long a failed list or watch waits before it is tried again.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
+/// How long a change that was made may take to be seen.
+const REACH_LIMIT: Duration = Duration::from_secs(10);
+
 /// The copy of one kind. Cheap to clone; all clones see the same.
 #[derive(Debug)]
 pub struct Mirror<R> {
@@ -60,10 +63,14 @@ impl<R: Resource> Mirror<R> {
         self.seen.subscribe()
     }
 
-    /// Returns when the copy has seen `revision`.
+    /// Returns when the copy has seen `revision`, or says after [`REACH_LIMIT`] that it has not: then the watch is
+    /// broken, and what waits for it must not wait for ever.
     pub async fn reached(&self, revision: Revision) {
-        // The sender lives as long as `self`.
-        let _ = self.changes().wait_for(|seen| *seen >= revision).await;
+        let mut changes = self.changes();
+        let seen = tokio::time::timeout(REACH_LIMIT, changes.wait_for(|seen| *seen >= revision)).await;
+        if seen.is_err() {
+            warn!(kind = R::KIND, %revision, limit_s = REACH_LIMIT.as_secs(), "the watch does not show a change that was made");
+        }
     }
 
     async fn relist<S: Store>(&self, store: &S) -> Result<Revision, StoreError> {

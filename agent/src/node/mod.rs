@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod claim;
+pub mod gate;
 pub mod ledger;
 pub mod mirror;
 pub mod pod;
@@ -16,6 +17,7 @@ use dataplane::Dataplane;
 use store::Store;
 
 use crate::config::Config;
+use gate::Gates;
 use ledger::Ledger;
 use reconcile::Reconciler;
 use world::World;
@@ -33,9 +35,13 @@ pub struct Node<S> {
     pub dataplane: Arc<Dataplane>,
     /// Keeps the kernel in step.
     pub reconciler: Reconciler,
+    /// The order of requests of each handle.
+    pub gates: Gates,
     ledger: Arc<Mutex<Ledger>>,
     /// One claim at a time: two ADDs that need a block want the same one.
     claiming: tokio::sync::Mutex<()>,
+    /// One deletion of pools at a time.
+    retiring: tokio::sync::Mutex<()>,
 }
 
 impl<S: Store> Node<S> {

@@ -30,6 +30,8 @@ pub struct Wired {
     pub pod_mac: String,
     /// MTU of both ends.
     pub mtu_bytes: u32,
+    /// When it was committed.
+    pub at: BootTime,
 }
 
 /// A record of the journal that does not make sense.
@@ -97,6 +99,7 @@ impl Pod {
             host_mac: wired.host_mac.clone(),
             pod_mac: wired.pod_mac.clone(),
             mtu_bytes: wired.mtu_bytes,
+            at_ms: wired.at.as_millis(),
         })
     }
 

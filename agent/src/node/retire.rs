@@ -6,8 +6,9 @@
 //!
 //! Every step may be cut short and is found again by the next run.
 
+use ipam::RegistryEntry;
 use model::{Cidr, PoolName};
-use store::resource::{IpBlock, IpPool};
+use store::resource::{IpBlock, IpPool, Resource};
 use store::{Key, Revision, Store, StoreError};
 use tracing::{info, warn};
 
@@ -30,6 +31,46 @@ impl<S: Store> Node<S> {
     /// # Errors
     /// The store fails; the next run goes on.
     pub async fn retire_pool(&self, name: &PoolName, uid: &str) -> Result<Retired, RegistryWriteError> {
+        let _turn = self.retiring.lock().await;
+        self.mark(name, uid).await?;
+        self.go_on_retiring(name, uid).await
+    }
+
+    /// Takes every terminating pool as far as that goes now, lets go of entries whose object is gone, and gives back
+    /// what this node holds of pools that are gone altogether.
+    pub async fn retire_all(&self) {
+        let _turn = self.retiring.lock().await;
+        let view = self.world.view();
+        for entry in view.registry.entries() {
+            if let Err(error) = self.retire_if_due(entry).await {
+                warn!(pool = %entry.name, %error, "deleting a pool goes on later");
+            }
+        }
+        let orphans: Vec<Cidr> = {
+            let ledger = self.ledger();
+            let of_no_pool = |block: &&ipam::Block| view.registry.entry(block.pool()).is_none();
+            ledger.ipam().blocks().filter(of_no_pool).map(ipam::Block::cidr).collect()
+        };
+        for cidr in orphans {
+            if let Err(error) = self.release(cidr).await {
+                warn!(block = %cidr, %error, "a block of a pool that is gone is released later");
+            }
+        }
+    }
+
+    async fn retire_if_due(&self, entry: &RegistryEntry) -> Result<(), RegistryWriteError> {
+        if !entry.terminating {
+            // Asked of the store, live: a copy may lag, or not read what is there.
+            let object = self.store.get::<IpPool>(&Key::named(entry.name.as_str())?).await?;
+            if object.is_some_and(|object| object.uid == entry.uid) {
+                return Ok(());
+            }
+            self.mark(&entry.name, &entry.uid).await?;
+        }
+        self.go_on_retiring(&entry.name, &entry.uid).await.map(drop)
+    }
+
+    async fn mark(&self, name: &PoolName, uid: &str) -> Result<(), RegistryWriteError> {
         let (owned, uid_owned) = (name.clone(), uid.to_owned());
         let marked = update_registry(&self.store, move |registry| {
             registry.terminate(&owned, &uid_owned).unwrap_or_else(|| registry.clone())
@@ -38,35 +79,16 @@ impl<S: Store> Node<S> {
             self.world.registry.reached(revision).await;
             self.world.refresh();
         }
-        self.go_on_retiring(name, uid).await
+        Ok(())
     }
 
-    /// Takes every terminating pool as far as that goes now, and lets go of entries whose object never came or is
-    /// gone.
-    pub async fn retire_all(&self) {
-        let view = self.world.view();
-        for entry in view.registry.entries() {
-            let object = view.pools.by_name(&entry.name).filter(|pool| pool.uid == entry.uid);
-            let retired = if entry.terminating {
-                self.go_on_retiring(&entry.name, &entry.uid).await
-            } else if object.is_none() {
-                self.retire_pool(&entry.name, &entry.uid).await
-            } else {
-                continue;
-            };
-            if let Err(error) = retired {
-                warn!(pool = %entry.name, %error, "deleting a pool goes on later");
-            }
-        }
-    }
-
+    /// Under the lock of [`Node::retire_pool`].
     async fn go_on_retiring(&self, name: &PoolName, uid: &str) -> Result<Retired, RegistryWriteError> {
         let own: Vec<Cidr> = self.ledger().ipam().blocks_of(name).map(ipam::Block::cidr).collect();
         for cidr in own {
             self.release(cidr).await?;
         }
-        let blocks = self.store.list::<IpBlock>().await?;
-        if blocks.items.iter().any(|block| block.value.spec.pool == name.as_str()) {
+        if self.has_blocks(name).await? {
             return Ok(Retired::Terminating);
         }
         let key = Key::named(name.as_str())?;
@@ -85,7 +107,33 @@ impl<S: Store> Node<S> {
         }
         self.world.refresh();
         info!(pool = %name, "the pool is gone");
+        // A pool that was in its way may be admitted now.
+        self.admit_waiting().await?;
         Ok(Retired::Gone)
+    }
+
+    /// Whether any block of the pool is left. One of this node that it does not know, from a claim that was cut short
+    /// half-way, is deleted.
+    async fn has_blocks(&self, name: &PoolName) -> Result<bool, StoreError> {
+        // No claim is half-way in between.
+        let _turn = self.claiming.lock().await;
+        let mut left = false;
+        for block in self.store.list::<IpBlock>().await?.items {
+            let spec = &block.value.spec;
+            if spec.pool != name.as_str() {
+                continue;
+            }
+            let known = |cidr: &Cidr| self.ledger().ipam().block(cidr).is_some();
+            let cut_short = spec.node == self.config.node_name.as_str()
+                && spec.cidr.parse().is_ok_and(|cidr: Cidr| !known(&cidr));
+            match block.value.key() {
+                Ok(key) if cut_short => {
+                    self.store.compare_and_delete::<IpBlock>(&key, block.revision).await?;
+                }
+                _ => left = true,
+            }
+        }
+        Ok(left)
     }
 
     /// Gives a block back if nothing of it is held or cooling.

@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::admission::{RegistryWriteError, decide_admissions, update_registry};
+use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
 use super::pod::{Pod, Wired};
 use super::reconcile::Reconciler;
 use super::world::{self, View, World};
-use super::gate::Gates;
 use super::{Node, blocking};
 use crate::clock;
 use crate::config::Config;
@@ -101,10 +101,17 @@ impl<S: Store> Node<S> {
             let longest = view.pools.iter().map(|pool| pool.cooldown).max().unwrap_or_default();
             let until = now.after(UNPROVEN_COOLDOWN.max(longest));
             problems.extend(ledger.rebuild(unknown, until)?);
-            warn!(pods = count, cooling_until_ms = until.as_millis(), "rebuilt from the kernel; other addresses cool");
+            warn!(
+                pods = count,
+                cooling_until_ms = until.as_millis(),
+                "rebuilt from the kernel; other addresses cool"
+            );
         }
         for problem in &problems {
-            error!(problem, "the journal does not fit the store; nothing of ours is swept until that is mended");
+            error!(
+                problem,
+                "the journal does not fit the store; nothing of ours is swept until that is mended"
+            );
         }
         let ledger = Arc::new(Mutex::new(ledger));
         let reconciler =
@@ -206,8 +213,9 @@ fn unknown_pods(
         if ledger.pod(&identity.handle).is_some() {
             continue;
         }
-        let pool_of =
-            |address| view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone());
+        let pool_of = |address| {
+            view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone())
+        };
         let text_of = |mac: Option<Mac>| mac.map(|mac| mac.to_string()).unwrap_or_default();
         unknown.push(Pod {
             pools: identity.addresses().filter_map(pool_of).collect(),

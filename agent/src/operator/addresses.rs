@@ -137,6 +137,8 @@ impl<S: Store> Operator<S> {
             ))
         })?;
         let handle = Handle::new(container_id, ifname).map_err(invalid)?;
+        // An ADD under way is cancelled and taken back first, as by a DEL.
+        let _turn = self.node.gates.queue_del(&handle).turn().await;
         if let Some(address) = request.address {
             let decided = self.node.ledger().ipam().decide_free_address(&handle, address);
             decided.map_err(|error| refuse(ErrorCode::Conflict, error))?;
@@ -161,7 +163,8 @@ impl<S: Store> Operator<S> {
         let view = self.node.world.view();
         let mut ledger = self.node.ledger();
         let now = clock::now();
-        let freed = match request.address {
+        // With the interface gone, none of its addresses is of use to anybody.
+        let freed = match request.address.filter(|_| !wired) {
             Some(address) => ledger.free_address(&handle, address, &view.pools, now),
             None => ledger.free(&handle, &view.pools, now),
         };

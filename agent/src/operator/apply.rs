@@ -17,6 +17,7 @@ use crate::answer::{Answer, internal, invalid, refuse, try_again};
 use crate::node::admission::decide_admissions;
 use crate::node::mirror::Mirror;
 use crate::node::world::World;
+use crate::pods::INVENTED_UID_PREFIX;
 
 /// A change of one object that was checked and not made.
 #[derive(Debug)]
@@ -60,12 +61,11 @@ macro_rules! each {
 }
 
 impl<R: Resource> Write<R> {
-    fn plan(mirror: &Mirror<R>, key: &Key, mut after: R) -> Self {
+    fn plan(mirror: &Mirror<R>, key: &Key, mut after: R, invented: impl FnOnce() -> String) -> Self {
         let before = mirror.get(key);
         let metadata = after.metadata_mut();
         if metadata.uid.is_empty() {
-            metadata.uid =
-                before.as_ref().map_or_else(|| uuid::Uuid::new_v4().to_string(), |before| before.uid.clone());
+            metadata.uid = before.as_ref().map_or_else(invented, |before| before.uid.clone());
         }
         Self { key: key.clone(), before, after }
     }
@@ -121,9 +121,10 @@ impl AnyWrite {
     fn plan(world: &World, validated: Validated) -> (Kind, Self) {
         let key = &validated.key;
         let kind = validated.object.kind();
+        let uuid = || uuid::Uuid::new_v4().to_string();
         let write = match validated.object {
             Object::Pool(pool) => {
-                let mut write = Write::plan(&world.pools, key, pool.0);
+                let mut write = Write::plan(&world.pools, key, pool.0, uuid);
                 // A pool is the same one whatever uid its manifest was exported with.
                 if let Some(before) = &write.before {
                     write.after.metadata.uid.clone_from(&before.uid);
@@ -131,10 +132,12 @@ impl AnyWrite {
                 Self::Pool(Box::new(write))
             }
             Object::Reservation(object, _) => {
-                Self::Reservation(Write::plan(&world.reservations, key, object))
+                Self::Reservation(Write::plan(&world.reservations, key, object, uuid))
             }
-            Object::Namespace(object) => Self::Namespace(Write::plan(&world.namespaces, key, object)),
-            Object::Pod(object) => Self::Pod(Write::plan(&world.pods, key, object)),
+            Object::Namespace(object) => Self::Namespace(Write::plan(&world.namespaces, key, object, uuid)),
+            Object::Pod(object) => Self::Pod(Write::plan(&world.pods, key, object, || {
+                format!("{INVENTED_UID_PREFIX}{}", uuid())
+            })),
         };
         (kind, write)
     }
@@ -176,7 +179,10 @@ impl<S: Store> Operator<S> {
         self.write_all(&writes).await?;
         if writes.iter().any(|write| matches!(write, AnyWrite::Pool(_) | AnyWrite::Reservation(_))) {
             world.refresh();
-            self.node.admit_waiting().await.map_err(try_again)?;
+            let admitted = self.node.admit_waiting().await;
+            admitted.map_err(|error| {
+                try_again(format!("the objects are stored, but pools wait to be admitted: {error}"))
+            })?;
             let errors = self.node.reconciler.run().await;
             reply.warnings.extend(
                 errors

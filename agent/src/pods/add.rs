@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use dataplane::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, WireError};
-use ipam::{Assignment, Decision};
-use model::{Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
+use ipam::{Assignment, Decision, Pool};
+use model::{Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
 use rpc::{AddReply, AddRequest, AddressReply, ErrorCode, InterfaceReply, RpcError};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::answer::{Answer, internal, invalid, refuse, try_again};
 use crate::clock;
 use crate::node::claim::ClaimError;
 use crate::node::ledger::LedgerError;
-use crate::node::pod::{Pod, Wired};
+use crate::node::pod::{self, Wired};
 use crate::node::{Node, blocking};
 
 /// How often a decision may be followed by a claim or a lost race before the runtime is asked to come again.
@@ -45,7 +45,7 @@ impl<S: Store> Pods<S> {
         let handle = handle_of(&request.attachment)?;
         let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
         let netns = Arc::new(Netns::check(netns, &request.netns_path).map_err(invalid)?);
-        let _turn = self.gates.queue_add(&handle, &cancel).turn().await;
+        let _turn = self.node.gates.queue_add(&handle, &cancel).turn().await;
         if cancel.is_cancelled() {
             return Err(cancelled(&handle));
         }
@@ -91,7 +91,7 @@ impl<S: Store> Pods<S> {
     }
 
     /// Decides, claims where that is needed, and writes the assignment down.
-    async fn assign(&self, handle: &Handle, request: &AddRequest, netns: &Netns) -> Answer<Pod> {
+    async fn assign(&self, handle: &Handle, request: &AddRequest, netns: &Netns) -> Answer<pod::Pod> {
         let wanted = self.assign_request(handle, &request.pod, &request.options)?;
         for _ in 0..MAX_ROUNDS {
             let view = self.node.world.view();
@@ -129,7 +129,7 @@ impl<S: Store> Pods<S> {
 
     async fn wire_and_commit(
         &self,
-        pod: &Pod,
+        pod: &pod::Pod,
         request: &AddRequest,
         netns: &Arc<Netns>,
         cancel: &CancellationToken,
@@ -137,28 +137,21 @@ impl<S: Store> Pods<S> {
         if cancel.is_cancelled() {
             return Err(cancelled(pod.handle()));
         }
-        let modes = self.modes_of(&pod.pools);
+        let modes = self.modes_of(&pod.identity);
         let (dataplane, node, netns_of_work) =
             (self.node.dataplane.clone(), self.node.clone(), netns.clone());
         let (identity, asked_mtu) = (pod.identity.clone(), request.options.mtu_bytes);
         let wired = blocking(move || {
             let mtu_bytes = mtu_of(&node, asked_mtu, modes)?;
             let wiring = PodWiring { identity, mtu_bytes };
-            let wired = dataplane.wire(&wiring, netns_of_work.as_fd()).map_err(|error| {
-                if matches!(error, WireError::HostInterfaceTaken { .. }) {
-                    // Nothing was made, and what is there is not ours to take off: only the addresses go back.
-                    let freed =
-                        node.ledger().free(&wiring.identity.handle, &node.world.view().pools, clock::now());
-                    if let Err(error) = freed {
-                        warn!(handle = %wiring.identity.handle, %error, "addresses stay assigned until DEL");
-                    }
-                }
-                wire_refusal(&wiring.identity, &error)
-            })?;
+            let wired = dataplane
+                .wire(&wiring, netns_of_work.as_fd())
+                .map_err(|error| wire_refusal(&wiring.identity, &error))?;
             Ok::<_, RpcError>(Wired {
                 host_mac: wired.host_mac.to_string(),
                 pod_mac: wired.pod_mac.to_string(),
                 mtu_bytes,
+                at: clock::now(),
             })
         });
         let wired = wired.await.map_err(internal)??;
@@ -172,9 +165,13 @@ impl<S: Store> Pods<S> {
         Ok(reply)
     }
 
-    fn modes_of(&self, pools: &[PoolName]) -> Vec<IpipMode> {
+    /// Modes of all pools of the pod's families, whichever it is from itself: what it sends to a pod of an
+    /// encapsulated pool is encapsulated as well.
+    fn modes_of(&self, identity: &Identity) -> Vec<IpipMode> {
         let view = self.node.world.view();
-        pools.iter().filter_map(|name| view.pools.by_name(name)).map(|pool| pool.ipip_mode).collect()
+        let concerned =
+            |pool: &&Pool| identity.addresses().any(|address| Family::of(address) == pool.family());
+        view.pools.iter().filter(concerned).map(|pool| pool.ipip_mode).collect()
     }
 
     async fn take_back(&self, handle: &Handle) {
@@ -197,7 +194,7 @@ fn mtu_of<S: Store>(node: &Node<S>, asked: Option<u32>, modes: Vec<IpipMode>) ->
     }
 }
 
-fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[Assignment]) -> Pod {
+fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[Assignment]) -> pod::Pod {
     let mut identity = Identity {
         handle: handle.clone(),
         ipv4: None,
@@ -217,10 +214,10 @@ fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[A
         }
     }
     let pools = of_family.into_iter().flatten().collect();
-    Pod { identity, pools, netns: Some(netns.id()), since: clock::now(), wired: None }
+    pod::Pod { identity, pools, netns: Some(netns.id()), since: clock::now(), wired: None }
 }
 
-fn reply_of(pod: &Pod, wired: &Wired) -> Answer<AddReply> {
+fn reply_of(pod: &pod::Pod, wired: &Wired) -> Answer<AddReply> {
     let address = |(address, pool): (IpAddr, &PoolName)| AddressReply {
         address,
         gateway: if address.is_ipv4() { GATEWAY_IPV4.into() } else { GATEWAY_IPV6.into() },

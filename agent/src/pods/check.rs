@@ -21,12 +21,14 @@ impl<S: Store> Pods<S> {
         let handle = handle_of(&request.attachment)?;
         let netns = netns.ok_or_else(|| invalid("a CHECK without the pod's network namespace"))?;
         let netns = Arc::new(Netns::check(netns, "of the request").map_err(invalid)?);
-        let _turn = self.gates.queue_check(&handle).turn().await;
-        let pod = self.node.ledger().pod(&handle).cloned();
-        let Some((pod, wired)) = pod.and_then(|pod| pod.wired.clone().map(|wired| (pod, wired))) else {
+        let _turn = self.node.gates.queue_check(&handle).turn().await;
+        let differs = |what: String| refuse(ErrorCode::CheckFailed, format!("{handle}: {what}"));
+        let Some(pod) = self.node.ledger().pod(&handle).cloned() else {
             return Err(refuse(ErrorCode::NotFound, format!("{handle} holds no address on this node")));
         };
-        let differs = |what: String| refuse(ErrorCode::CheckFailed, format!("{handle}: {what}"));
+        let Some(wired) = pod.wired.clone() else {
+            return Err(differs("it holds addresses, but its interface was never finished".to_owned()));
+        };
         for expected in &request.expected_addresses {
             if !pod.identity.addresses().any(|own| own == *expected) {
                 let own: Vec<String> = pod.identity.addresses().map(|own| own.to_string()).collect();

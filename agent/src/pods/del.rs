@@ -18,7 +18,7 @@ impl<S: Store> Pods<S> {
     /// The interface could not be removed: the addresses stay assigned, and the runtime asks again.
     pub async fn del(&self, request: &DelRequest) -> Answer<()> {
         let handle = handle_of(&request.attachment)?;
-        let _turn = self.gates.queue_del(&handle).turn().await;
+        let _turn = self.node.gates.queue_del(&handle).turn().await;
         self.remove(&handle).await
     }
 
@@ -29,10 +29,8 @@ impl<S: Store> Pods<S> {
         let unwired = blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
         let was_wired = match unwired {
             Ok(was_wired) => was_wired,
-            // An interface of that name that is not ours, and no address either: nothing of the handle is here.
-            Err(errors) if self.node.ledger().pod(handle).is_none() && errors.iter().all(is_conflict) => {
-                false
-            }
+            // An interface of that name that is not ours, and none of the handle's own: its addresses can go.
+            Err(errors) if !self.is_wired(handle) && errors.iter().all(DataplaneError::is_conflict) => false,
             Err(errors) => {
                 let mut lines = errors.iter().map(ToString::to_string);
                 let first = lines.next().unwrap_or_default();
@@ -52,8 +50,8 @@ impl<S: Store> Pods<S> {
         }
         Ok(())
     }
-}
 
-fn is_conflict(error: &DataplaneError) -> bool {
-    matches!(error, DataplaneError::Conflict(_))
+    fn is_wired(&self, handle: &Handle) -> bool {
+        self.node.ledger().pod(handle).is_some_and(|pod| pod.wired.is_some())
+    }
 }

@@ -26,12 +26,15 @@ impl<S: Store> Pods<S> {
         let stale = |handle: &Handle| {
             let ledger = self.node.ledger();
             let pod = ledger.pod(handle);
-            pod.is_some_and(|pod| pod.identity.network == request.network && pod.since < called)
+            pod.is_some_and(|pod| {
+                let youngest = pod.wired.as_ref().map_or(pod.since, |wired| wired.at.max(pod.since));
+                pod.identity.network == request.network && youngest < called
+            })
         };
         let candidates: Vec<Handle> = self.node.ledger().pods().map(|pod| pod.handle().clone()).collect();
         let mut reply = GcReply::default();
         for handle in candidates.into_iter().filter(|handle| !valid.contains(handle)) {
-            let _turn = self.gates.queue_check(&handle).turn().await;
+            let _turn = self.node.gates.queue_check(&handle).turn().await;
             // Looked at again under its turn: it may have been added anew meanwhile.
             if !stale(&handle) {
                 continue;

@@ -3,7 +3,6 @@
 mod add;
 mod check;
 mod del;
-mod gate;
 mod gc;
 mod metadata;
 mod netns;
@@ -17,20 +16,21 @@ use store::Store;
 
 use crate::answer::invalid;
 use crate::node::Node;
-use gate::Gates;
+
+/// How the UID of a pod begins that was applied without one: it says nothing about which pod the runtime means.
+pub const INVENTED_UID_PREFIX: &str = "local-";
 
 /// Serves CNI requests of one node.
 #[derive(Debug)]
 pub struct Pods<S> {
     node: Arc<Node<S>>,
-    gates: Gates,
 }
 
 impl<S: Store> Pods<S> {
     /// Serves from this node.
     #[must_use]
     pub fn new(node: Arc<Node<S>>) -> Self {
-        Self { node, gates: Gates::default() }
+        Self { node }
     }
 }
 

@@ -91,11 +91,15 @@ impl Server {
         let requests = TaskTracker::new();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { break };
-            let stream = tokio::select! {
+            let next = async {
+                let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+                let (stream, _) = self.listener.accept().await?;
+                Ok::<_, io::Error>((place, stream))
+            };
+            let (place, stream) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                accepted = next => match accepted {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         // Out of descriptors, most likely: others will end.
                         warn!(%error, "accept on the socket failed");

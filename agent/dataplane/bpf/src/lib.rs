@@ -105,7 +105,11 @@ impl Bpf {
             .load(OBJECT)
             .kernel(|| format!("creating or opening the maps in {}", options.pin_dir.display()))?;
         let mut maps = Maps::take(&mut programs, options.sizes)?;
-        maps.set_settings(options.mark_layout)?;
+        // Programs that run already keep the layout they have: it changes together with what depends on it, by
+        // [`Bpf::set_mark_layout`].
+        if maps.settings_are_new()? {
+            maps.set_settings(options.mark_layout)?;
+        }
         let attacher = Attacher::load(programs, pins, options.attach_mode)?;
         Ok(Self { attacher, maps, mark_layout: options.mark_layout })
     }

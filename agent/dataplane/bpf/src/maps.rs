@@ -223,6 +223,11 @@ impl Maps {
         self.settings.set(0, settings_of(layout), 0).kernel(|| "writing the mark settings".to_owned())
     }
 
+    /// Whether nobody has written settings yet: a mask is never zero.
+    pub(crate) fn settings_are_new(&self) -> Result<bool, BpfError> {
+        Ok(self.fetch_settings()?.mark_mask == 0)
+    }
+
     pub(crate) fn fetch_settings(&self) -> Result<Settings, BpfError> {
         self.settings.get(&0, 0).kernel(|| "reading the mark settings".to_owned())
     }

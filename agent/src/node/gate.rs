@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The gates of all handles with a request under way or waiting. One for the agent.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gates {
+pub struct Gates {
     slots: Arc<Mutex<HashMap<Handle, Slot>>>,
 }
 
@@ -30,7 +30,7 @@ struct Slot {
 
 /// A request's place in the line of its handle; leaving the line is dropping it.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     gates: Gates,
     handle: Handle,
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -39,7 +39,7 @@ pub(super) struct Place {
 
 /// The turn itself: while it lives, no other request of this handle runs.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub struct Turn {
     // Dropped in this order: the turn is free before the place is given up.
     _guard: OwnedMutexGuard<()>,
     _place: Place,
@@ -47,7 +47,7 @@ pub(super) struct Turn {
 
 impl Gates {
     /// Queues an ADD. It must watch `cancel`, which fires when a DEL queues behind it or its client hangs up.
-    pub(super) fn queue_add(&self, handle: &Handle, cancel: &CancellationToken) -> Place {
+    pub fn queue_add(&self, handle: &Handle, cancel: &CancellationToken) -> Place {
         let mut slots = self.lock();
         let slot = slots.entry(handle.clone()).or_default();
         slot.adds.push((slot.next, cancel.clone()));
@@ -55,7 +55,7 @@ impl Gates {
     }
 
     /// Queues a DEL: every ADD before it is cancelled.
-    pub(super) fn queue_del(&self, handle: &Handle) -> Place {
+    pub fn queue_del(&self, handle: &Handle) -> Place {
         let mut slots = self.lock();
         let slot = slots.entry(handle.clone()).or_default();
         for (_, add) in slot.adds.drain(..) {
@@ -65,7 +65,7 @@ impl Gates {
     }
 
     /// Queues a request that only looks.
-    pub(super) fn queue_check(&self, handle: &Handle) -> Place {
+    pub fn queue_check(&self, handle: &Handle) -> Place {
         let mut slots = self.lock();
         let slot = slots.entry(handle.clone()).or_default();
         self.place(handle, slot)
@@ -84,7 +84,7 @@ impl Gates {
 
 impl Place {
     /// Waits until every request before this one has ended.
-    pub(super) async fn turn(self) -> Turn {
+    pub async fn turn(self) -> Turn {
         let guard = self.turn.clone().lock_owned().await;
         Turn { _guard: guard, _place: self }
     }

@@ -11,8 +11,9 @@ pub const MAX_CONTAINER_ID_LEN: usize = 128;
 /// The longest interface name the kernel takes (`IFNAMSIZ` less the terminating zero).
 pub const MAX_IFNAME_LEN: usize = 15;
 
-/// The longest `IFALIAS` the kernel takes (`IFALIASZ` less the terminating zero).
-pub const MAX_ALIAS_LEN: usize = 255;
+/// The longest `IFALIAS` the kernel takes from whoever ends it with a zero, as netlink libraries do: `ifla_policy`
+/// bounds the attribute to `IFALIASZ - 1` bytes with it (on 6.18, 254 bytes pass and 255 are "out of range").
+pub const MAX_ALIAS_LEN: usize = 254;
 
 /// The holder of addresses: one interface of one container. Freeing always needs it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

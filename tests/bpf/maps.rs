@@ -105,9 +105,12 @@ fn what_is_pinned_is_adopted_with_its_contents() {
     drop(first);
     let mut options = OpenOptions::new(pins.path());
     options.mark_layout = MarkLayout::new(0x000f_0000).unwrap();
-    let second = Bpf::open(&options).unwrap();
+    let mut second = Bpf::open(&options).unwrap();
     assert_eq!(second.fetch_endpoints().unwrap(), BTreeMap::from([(7, endpoint)]));
     assert_eq!(second.fetch_pools().unwrap().len(), 1);
+    // Running programs go over to another layout when they are told, together with what else depends on it.
+    assert!(second.uses_mark_layout(MarkLayout::DEFAULT).unwrap());
+    second.set_mark_layout(options.mark_layout).unwrap();
     assert!(second.uses_mark_layout(options.mark_layout).unwrap());
 }
 

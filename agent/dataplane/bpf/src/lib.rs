@@ -44,7 +44,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/po
 pub struct OpenOptions {
     /// Directory of a bpffs that is ours alone, such as `/sys/fs/bpf/poolward`. Created if missing.
     pub pin_dir: PathBuf,
-    /// How marks are laid out; may differ from one opening to the next.
+    /// How marks are laid out. Written when the maps are made; programs that run already keep theirs until
+    /// [`Bpf::set_mark_layout`].
     pub mark_layout: MarkLayout,
     /// Sizes of the maps; those of existing pins must agree.
     pub sizes: MapSizes,
@@ -83,7 +84,8 @@ impl std::fmt::Debug for Bpf {
 }
 
 impl Bpf {
-    /// Creates or adopts the pinned maps, writes the mark layout, and loads the programs. Attaches nothing.
+    /// Creates or adopts the pinned maps, writes the mark layout into new ones, and loads the programs. Attaches
+    /// nothing.
     ///
     /// # Errors
     /// [`BpfError::NotBpffs`], [`BpfError::MapMismatch`] (nothing was changed), [`BpfError::NoPrograms`], or

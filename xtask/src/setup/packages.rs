@@ -9,7 +9,8 @@ use super::{Machine, STEP_LIMIT};
 use crate::logged;
 
 /// `g++` builds bpf-linker; each of the others is called by the demo, a test tier or a benchmark.
-const PACKAGES: &[&str] = &["bpftool", "containernetworking-plugins", "g++", "iproute2", "iputils-ping", "nftables"];
+const PACKAGES: &[&str] =
+    &["bpftool", "containernetworking-plugins", "g++", "iproute2", "iputils-ping", "nftables"];
 
 /// Whether dpkg knows all of them as installed.
 pub(super) fn check(_: &Machine<'_>) -> Result<Option<String>> {

@@ -58,6 +58,6 @@ fn the_change_from_filters_to_links_loses_no_packet_no_mark_and_no_drop() {
     node.agent.start_again().unwrap();
     assert_eq!(node.first_planned(), 0, "{}", node.agent.log_tail());
     node.del(&pod);
-    assert!(agreed(&node).is_empty());
     wait_until(Duration::from_secs(3), "its pins go as well", || linked(&site.files).is_empty());
+    assert!(agreed(&node).is_empty());
 }

@@ -189,3 +189,23 @@ fn behind_another_plugin_of_the_chain_the_result_holds_both() {
     cni.del(&pod.attachment).unwrap().ok().unwrap();
     assert!(agreed(&node).is_empty());
 }
+
+#[test]
+fn a_pod_with_the_longest_names_there_are_is_served() {
+    let site = Site::new();
+    let mut node = node_with_a_pool(&site);
+    let (namespace, name) = ("n".repeat(63), format!("{0}.{0}.{0}.{1}", "p".repeat(63), "q".repeat(61)));
+    assert_eq!(name.len(), 253);
+    node.apply(&[crate::manifest::namespace(&namespace, &[]), crate::manifest::pod(&namespace, &name, &[])]);
+    let cni = node.cni().with_config(|config| config["name"] = json!("w".repeat(253)));
+    let mut pod = Pod::of(&namespace, &name);
+    pod.attachment.container_id = "c".repeat(128);
+    pod.attachment.ifname = "e".repeat(15);
+    pod.result = cni.add(&pod.attachment).unwrap().ok().unwrap();
+    assert_eq!(agreed(&node).into_keys().collect::<Vec<_>>(), [pod.handle()]);
+    node.agent.kill().unwrap();
+    node.agent.start_again().unwrap();
+    assert_eq!(cni.check(&pod.attachment, &pod.result).unwrap().code, 0);
+    cni.del(&pod.attachment).unwrap().ok().unwrap();
+    assert!(agreed(&node).is_empty());
+}

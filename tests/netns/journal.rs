@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::kernel::{agreed, traces};
 use crate::manifest::pool;
@@ -229,14 +230,27 @@ fn a_long_life_leaves_a_short_journal() {
     let site = Site::new();
     let mut node = node_with_a_pool(&site);
     let pod = node.add_container("a");
-    let churned = Pod::container("churned");
-    // About 700 bytes a round; the journal is rewritten above one MiB.
-    for _ in 0..1700 {
-        node.cni().add(&churned.attachment).unwrap().ok().unwrap();
-        node.del(&churned);
-    }
-    let length = std::fs::metadata(site.journal()).unwrap().len();
-    assert!(length < 1 << 20, "{length} bytes");
+    // Records of some kilobytes each, so that they are soon more than the MiB above which the journal is rewritten.
+    let cni = node.cni().with_config(|config| config["name"] = "n".repeat(250).into());
+    let rounds = |thread: usize| {
+        let mut churned = Pod::container(&format!("{}-{thread}", "c".repeat(100)));
+        churned.attachment.args = format!("{};K8S_POD_UID={}", churned.attachment.args, "u".repeat(250));
+        for _ in 0..130 {
+            cni.add(&churned.attachment).unwrap().ok().unwrap();
+            cni.del(&churned.attachment).unwrap().ok().unwrap();
+        }
+    };
+    let (mut longest, mut last, mut rewrites_count) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6).map(|thread| scope.spawn(move || rounds(thread))).collect();
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            let now = std::fs::metadata(site.journal()).unwrap().len();
+            rewrites_count += u32::from(now < last);
+            (longest, last) = (longest.max(now), now);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert!(rewrites_count > 0 && longest < 3 << 19, "{rewrites_count} rewrites, {longest} bytes");
     node.agent.kill().unwrap();
     node.agent.start_again().unwrap();
     assert_eq!(agreed(&node).len(), 1);

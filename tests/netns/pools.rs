@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, OUTSIDE_IPV4};
 use harness::{Capture, Direction, EchoServer, IpHeader};
 
-use crate::kernel::{agreed, blackholes, dump_map, number};
+use crate::kernel::{agreed, blackholes, dump_map, endpoints, number};
 use crate::manifest::{pool, reservation};
 use crate::site::{Node, Pod, Site, wait_until};
 use crate::traffic::{count_marks, mark_of_pool, marks_of};
@@ -238,6 +238,7 @@ fn an_operator_frees_what_a_pod_left_and_needs_force_for_one_that_lives() {
     assert_eq!(agreed(&node).len(), 2);
 
     node.netns().ip(&format!("link del {}", left.host_ifname())).unwrap();
+    wait_until(Duration::from_secs(2), "the agent sees it go", || endpoints(&site.files).len() == 1);
     assert!(release(&left, &[]).status.success());
     assert_eq!(agreed(&node).into_keys().collect::<Vec<_>>(), [living.handle()]);
     assert!(release(&living, &["--force"]).status.success());

@@ -31,12 +31,15 @@ impl<'s> Scene<'s> {
         Self { node, pod, block }
     }
 
-    /// Operations that the agent says it has done.
+    /// Operations that the agent says it has done, without those by which programs settle in their time.
     fn operations(&self) -> Vec<String> {
         let log = self.node.site.log();
         let of_line =
             |line: &str| Some(line.split_once("brought the kernel in step operation=")?.1.to_owned());
-        log.lines().filter_map(of_line).collect()
+        log.lines()
+            .filter_map(of_line)
+            .filter(|operation| !operation.contains("in the lasting way"))
+            .collect()
     }
 
     /// What traces leave out, and nft.
@@ -46,7 +49,8 @@ impl<'s> Scene<'s> {
         strip_handles(&mut ruleset);
         let pools =
             ["pw_pools_v4", "pw_pools_v6"].map(|map| crate::kernel::dump_map(&self.node.site.files, map));
-        (format!("{}\npools {pools:?}", traces(&self.node)), ruleset)
+        let forwarding = self.node.netns().sysctl("ipv4/ip_forward").unwrap();
+        (format!("{}\npools {pools:?}\nforwarding {forwarding}", traces(&self.node)), ruleset)
     }
 
     /// Breaks something, and waits until all is as before, by one operation that says these words.
@@ -175,7 +179,12 @@ fn what_is_not_ours_is_never_touched() {
         .unwrap();
     netns
         .nft(
-            "table inet somebody { chain c { type filter hook forward priority 5; policy accept; counter } }",
+            "table inet somebody {
+                chain c {
+                    type filter hook forward priority 5; policy accept;
+                    counter
+                }
+            }",
         )
         .unwrap();
     let foreign_pin = site.files.pin_dir().join("somebody");

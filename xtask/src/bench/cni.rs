@@ -2,6 +2,7 @@
 //! plugin and the agent cost by themselves.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Agent, AgentOptions, Attachment, Binaries, Cni, Lab, NetNs, NodeFiles, Run};
@@ -22,6 +23,9 @@ const STARTS_COUNT: usize = 200;
 
 /// Pods that stay while the agent's memory is read.
 const PODS_COUNT: usize = 100;
+
+/// How long all of them may take to settle.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where Debian's containernetworking-plugins are.
 const PEER_DIR: &str = "/usr/lib/cni";
@@ -76,7 +80,9 @@ pub(super) fn run(numbers: &mut Numbers) -> Result<()> {
     // The peer has a node of its own: it must not wade through our rules, nor we through its.
     let peer_node = NetNs::create(&format!("{NAME}-peer"))?;
     let files = NodeFiles::create(NAME)?;
-    let mut agent = Agent::start(&lab.node, &files, &AgentOptions::default())?;
+    // Often enough that pods settle while one waits.
+    let options = AgentOptions { resync_seconds: 2, ..AgentOptions::default() };
+    let mut agent = Agent::start(&lab.node, &files, &options)?;
     agent.ctl().apply(&manifest())?;
     let uids = uids(&agent)?;
     let mut ours = Runner::new("poolward", Cni::poolward(&binaries.plugin, &lab.node, &files.socket()));
@@ -102,10 +108,10 @@ pub(super) fn run(numbers: &mut Numbers) -> Result<()> {
     }
     eprintln!("{} memory with {PODS_COUNT} pods", bold("bench:"));
     let empty_kib = agent.resident_kib()?;
-    let full_kib = resident_with_pods(&agent, &ours.cni, &uids)?;
+    let (full_kib, settled_del) = with_pods(&agent, &files, &ours.cni, &uids)?;
     let (status, _) = agent.stop()?;
     ensure!(status.success(), "the agent stopped with {status}");
-    show(numbers, &ours, &peer);
+    show(numbers, &ours, &peer, &settled_del);
     show_sizes(numbers, &binaries.plugin, empty_kib, full_kib)
 }
 
@@ -158,8 +164,9 @@ fn peer<'n>(node: &'n NetNs, files: &NodeFiles) -> Result<Cni<'n>> {
     Ok(Cni::new(&plugin, node, config))
 }
 
-/// The agent's memory while pods are there; they are gone again afterwards.
-fn resident_with_pods(agent: &Agent<'_>, cni: &Cni<'_>, uids: &[String]) -> Result<u64> {
+/// The agent's memory while pods are there, and what DELs of pods take whose programs run by their lasting links: new
+/// pods are guarded by filters first, so the pairs above do not show it.
+fn with_pods(agent: &Agent<'_>, files: &NodeFiles, cni: &Cni<'_>, uids: &[String]) -> Result<(u64, Samples)> {
     let mut pods = Vec::new();
     for (number, uid) in uids.iter().enumerate().take(PODS_COUNT) {
         let netns = NetNs::create(&format!("{NAME}-pod-{number}"))?;
@@ -169,25 +176,59 @@ fn resident_with_pods(agent: &Agent<'_>, cni: &Cni<'_>, uids: &[String]) -> Resu
         crate::interrupt::check()?;
     }
     let resident = agent.resident_kib()?;
-    for (_, attachment) in &pods {
-        cni.del(attachment)?.ok().with_context(|| format!("DEL of {}", attachment.container_id))?;
+    eprintln!("{} DEL of {PODS_COUNT} pods that have settled", bold("bench:"));
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    while pinned_links_count(files)? < 2 * PODS_COUNT {
+        ensure!(
+            Instant::now() < deadline,
+            "after {} s pods are still guarded by filters",
+            SETTLE_LIMIT.as_secs()
+        );
+        crate::interrupt::check()?;
+        std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(resident)
+    let mut settled_del = Samples::default();
+    for (_, attachment) in &pods {
+        let del = cni.del(attachment)?;
+        settled_del.push(del.took);
+        del.ok().with_context(|| format!("DEL of {}", attachment.container_id))?;
+    }
+    Ok((resident, settled_del))
 }
 
-fn show(numbers: &mut Numbers, ours: &Runner<'_>, peer: &Runner<'_>) {
+/// Links that are pinned, two a pod.
+fn pinned_links_count(files: &NodeFiles) -> Result<usize> {
+    let mut count = 0;
+    for version in std::fs::read_dir(files.pin_dir())? {
+        let links = version?.path().join("links");
+        if links.is_dir() {
+            count += std::fs::read_dir(links)?.count();
+        }
+    }
+    Ok(count)
+}
+
+fn show(numbers: &mut Numbers, ours: &Runner<'_>, peer: &Runner<'_>, settled_del: &Samples) {
     let mut table = Table::new(&["ms", ours.name, peer.name, "ratio"]);
     let rows = [
         ("add", &ours.took.add, &peer.took.add),
         ("del", &ours.took.del, &peer.took.del),
+        ("del_settled", settled_del, &peer.took.del),
         ("start", &ours.took.start, &peer.took.start),
     ];
     for (what, ours, peer) in rows {
         for percent in [50, 99] {
             let (own, other) = (ours.percentile_ms(percent), peer.percentile_ms(percent));
             numbers.set(&format!("cni.{what}.poolward.p{percent}_ms"), own);
-            numbers.set(&format!("cni.{what}.ptp.p{percent}_ms"), other);
-            let label = if what == "start" { "VERSION".to_owned() } else { what.to_uppercase() };
+            if what != "del_settled" {
+                numbers.set(&format!("cni.{what}.ptp.p{percent}_ms"), other);
+            }
+            let label = match what {
+                "start" => "VERSION",
+                "del_settled" => "DEL, settled pod",
+                "del" => "DEL",
+                _ => "ADD",
+            };
             table.row([
                 format!("{label} p{percent}"),
                 format!("{own:.2}"),

@@ -168,7 +168,15 @@ fn without_its_namespace_or_its_object_a_pod_is_asked_to_come_again() {
     assert!(!crate::site::addresses_of(&result).is_empty());
 
     // Another pod under the same name: its annotations may not be these.
+    let uid = |last: u8| format!("11111111-2222-3333-4444-5555555555{last:02}");
+    let stored = |last| {
+        let uid = uid(last);
+        format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: unknown, name: p, uid: {uid}}}\n")
+    };
+    node.apply(&[stored(1)]);
     let mut other = Pod::of("unknown", "p");
-    other.attachment.args += ";K8S_POD_UID=11111111-2222-3333-4444-555555555555";
-    check(&other, "UID");
+    other.attachment.args += &format!(";K8S_POD_UID={}", uid(2));
+    check(&other, &uid(1));
+    node.apply(&[stored(2)]);
+    node.cni().add(&other.attachment).unwrap().ok().unwrap();
 }

@@ -1,6 +1,6 @@
 //! ADD and DEL as runtimes really send them: again, too late, too early, with the agent away (C1, C2).
 
-use harness::NetNs;
+use harness::{Attachment, NetNs};
 use serde_json::{Value, json};
 
 use crate::kernel::{agreed, traces};
@@ -198,8 +198,9 @@ fn a_pod_with_the_longest_names_there_are_is_served() {
     assert_eq!(name.len(), 253);
     node.apply(&[crate::manifest::namespace(&namespace, &[]), crate::manifest::pod(&namespace, &name, &[])]);
     let cni = node.cni().with_config(|config| config["name"] = json!("w".repeat(253)));
-    let mut pod = Pod::of(&namespace, &name);
-    pod.attachment.container_id = "c".repeat(128);
+    let mut pod = Pod::container("longest");
+    let uid = "11111111-2222-3333-4444-555555555555";
+    pod.attachment = Attachment::of_pod(&"c".repeat(128), &pod.netns, &namespace, &name, uid);
     pod.attachment.ifname = "e".repeat(15);
     pod.result = cni.add(&pod.attachment).unwrap().ok().unwrap();
     assert_eq!(agreed(&node).into_keys().collect::<Vec<_>>(), [pod.handle()]);

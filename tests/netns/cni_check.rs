@@ -5,12 +5,12 @@ use std::time::Duration;
 use harness::AgentOptions;
 use serde_json::json;
 
-use crate::kernel::{agreed, detach, forget_endpoint};
+use crate::kernel::{agreed, detach, endpoints, forget_endpoint};
 use crate::manifest::pool;
 use crate::site::{Node, Pod, Site, wait_until};
 
 fn node_of(site: &Site) -> Node<'_> {
-    let node = site.start_with(AgentOptions { resync_seconds: 1, ..AgentOptions::default() });
+    let node = site.start_with(&AgentOptions { resync_seconds: 1, ..AgentOptions::default() });
     node.apply(&[
         pool("a", "10.63.0.0/26", "blockSize: 29, ipipMode: Always"),
         pool("six", "fd63::/120", "blockSize: 125"),
@@ -53,6 +53,8 @@ fn check_names_the_first_thing_that_is_not_as_it_was_made() {
             wait_until(Duration::from_secs(4), what, || node.check(&pod).is_none());
         }
         node.del(&pod);
+        // What the maps have of an interface that somebody removed goes a moment later.
+        wait_until(Duration::from_secs(2), "no endpoint is left", || endpoints(&site.files).is_empty());
         assert!(agreed(&node).is_empty(), "{what}: something is left after DEL");
     };
     let check = |what: &str, words: &[&str], repaired: bool, lines: &str| {
@@ -130,7 +132,7 @@ fn check_names_the_first_thing_that_is_not_as_it_was_made() {
         "node: neighbour replace ADDRESS lladdr 02:00:00:00:00:01 nud permanent dev HOST",
     );
     run("program detached", &["program on HOST", "not attached"], true, &|pod| {
-        detach(&node, &pod.host_ifname())
+        detach(&node, &pod.host_ifname());
     });
     run("map entry removed", &["endpoint map entry of HOST", "none"], true, &|pod| {
         forget_endpoint(&node, &pod.host_ifname());

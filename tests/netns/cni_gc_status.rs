@@ -131,7 +131,7 @@ fn status_is_50_while_no_address_can_be_given() {
 #[test]
 fn status_is_51_while_the_kernel_cannot_be_brought_into_step() {
     let site = Site::new();
-    let node = site.start_with(AgentOptions { resync_seconds: 1, ..AgentOptions::default() });
+    let node = site.start_with(&AgentOptions { resync_seconds: 1, ..AgentOptions::default() });
     node.apply(&[pool("a", "10.64.0.0/28", "blockSize: 28")]);
     let pod = node.add_container("a");
     // Somebody takes the interface's tag off: whose it is, is no longer known, and existing pods may be affected.

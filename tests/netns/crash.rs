@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::kernel::{agreed, agreed_but, traces};
 use crate::manifest::pool;
 use crate::random::Random;
-use crate::site::{Node, Pod, Site, addresses_of};
+use crate::site::{Node, Site, addresses_of};
 use crate::traffic::{Stream, count_marks, mark_of_pool, marks_of};
 
 const PORT: u16 = 7200;

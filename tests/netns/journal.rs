@@ -193,6 +193,22 @@ fn a_journal_that_was_removed_while_pods_live_is_rebuilt_from_the_kernel() {
 }
 
 #[test]
+fn a_journal_that_knows_only_some_of_the_pods_is_not_believed_alone() {
+    let site = Site::new();
+    let mut node = node_with_a_pool(&site);
+    let pods = [node.add_container("a"), node.add_container("b"), node.add_container("c")];
+    restart_with(&mut node, |path| {
+        rewrite(path, |text| {
+            let lost = &pods[1].attachment.container_id;
+            let (kept, gone): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| !line.contains(lost));
+            assert!(gone.len() >= 2, "{text}");
+            kept.join("\n") + "\n"
+        });
+    });
+    check_pods_are_kept(&node, &pods);
+}
+
+#[test]
 fn of_an_earlier_boot_every_allocation_is_gone() {
     let site = Site::new();
     let mut node = node_with_a_pool(&site);
@@ -235,7 +251,7 @@ fn a_long_life_leaves_a_short_journal() {
     let rounds = |thread: usize| {
         let mut churned = Pod::container(&format!("{}-{thread}", "c".repeat(100)));
         churned.attachment.args = format!("{};K8S_POD_UID={}", churned.attachment.args, "u".repeat(250));
-        for _ in 0..130 {
+        for _ in 0..170 {
             cni.add(&churned.attachment).unwrap().ok().unwrap();
             cni.del(&churned.attachment).unwrap().ok().unwrap();
         }

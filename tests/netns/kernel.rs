@@ -16,7 +16,9 @@ pub(crate) const ROUTE_PROTOCOL: &str = "80";
 /// Where maps and links are pinned, whatever the schema version.
 pub(crate) fn version_dir(files: &NodeFiles) -> PathBuf {
     let entries = std::fs::read_dir(files.pin_dir()).unwrap();
-    let dirs: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let is_version =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('v'));
+    let dirs: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(is_version).collect();
     assert_eq!(dirs.len(), 1, "more than one schema version: {dirs:?}");
     dirs[0].clone()
 }
@@ -223,8 +225,6 @@ pub(crate) fn detach(node: &Node<'_>, host_ifname: &str) {
             std::fs::remove_file(path).unwrap();
         }
     }
-    let by_filter =
-        |(ifindex, kind): &(u64, String)| *ifindex == u64::from(index) && kind.starts_with("clsact");
     if filtered(node.netns()).contains(&index.into()) {
         Run::new("tc")
             .args(["-n", node.netns().name(), "qdisc", "del", "dev", host_ifname, "clsact"])

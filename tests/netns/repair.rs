@@ -21,7 +21,7 @@ struct Scene<'s> {
 impl<'s> Scene<'s> {
     /// With a timer of one second, or practically none.
     fn new(site: &'s Site, resync_seconds: u64) -> Self {
-        let node = site.start_with(AgentOptions { resync_seconds, ..AgentOptions::default() });
+        let node = site.start_with(&AgentOptions { resync_seconds, ..AgentOptions::default() });
         node.apply(&[
             pool("a", "10.75.0.0/26", "blockSize: 29, natOutgoing: true, dscp: 12"),
             pool("six", "fd75::/120", "blockSize: 125"),
@@ -94,7 +94,7 @@ fn a_route_or_interface_that_somebody_changed_is_repaired_by_its_event() {
         ip("route del ADDRESS/32 dev HOST proto 80");
     });
     scene.check("blackhole deleted", &["add route", &scene.block], || {
-        ip("route del blackhole BLOCK proto 80")
+        ip("route del blackhole BLOCK proto 80");
     });
     scene.check("route of ours that should not be", &["delete route", "10.75.0.63"], || {
         ip("route add blackhole 10.75.0.63/32 proto 80");
@@ -156,7 +156,7 @@ fn what_has_no_event_is_repaired_by_the_timer() {
             .unwrap();
     });
     scene.check("forwarding switched off", &["ip_forward"], || {
-        netns.set_sysctl("ipv4/ip_forward", "0").unwrap()
+        netns.set_sysctl("ipv4/ip_forward", "0").unwrap();
     });
 }
 

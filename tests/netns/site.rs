@@ -27,11 +27,11 @@ impl Site {
 
     /// The agent with the harness's defaults: it compares the kernel by events and requests only.
     pub(crate) fn start(&self) -> Node<'_> {
-        self.start_with(AgentOptions::default())
+        self.start_with(&AgentOptions::default())
     }
 
-    pub(crate) fn start_with(&self, options: AgentOptions) -> Node<'_> {
-        Node { site: self, agent: Agent::start(&self.lab.node, &self.files, &options).unwrap() }
+    pub(crate) fn start_with(&self, options: &AgentOptions) -> Node<'_> {
+        Node { site: self, agent: Agent::start(&self.lab.node, &self.files, options).unwrap() }
     }
 
     /// The journal's file.

@@ -33,7 +33,7 @@ struct Scene<'s> {
 impl<'s> Scene<'s> {
     fn new(site: &'s Site, attach_mode: &str) -> Self {
         let more_yaml = format!("attachMode: {attach_mode}\n");
-        let node = site.start_with(AgentOptions { resync_seconds: 1, more_yaml, ..AgentOptions::default() });
+        let node = site.start_with(&AgentOptions { resync_seconds: 1, more_yaml, ..AgentOptions::default() });
         node.apply(&[
             pool("four", "10.61.0.0/26", "blockSize: 29"),
             pool("six", "fd61::/120", "blockSize: 125"),
@@ -108,7 +108,7 @@ impl<'s> Scene<'s> {
     }
 
     /// A datagram under another source; somebody captures what comes where it goes.
-    fn from_source(&self, what: &'static str, source: IpAddr, to: IpAddr, passes_without: bool) -> Attempt {
+    fn claiming(&self, what: &'static str, source: IpAddr, to: IpAddr, passes_without: bool) -> Attempt {
         let frame = UdpFrame {
             source_mac: self.attacker.netns.link("eth0").unwrap().mac,
             destination_mac: self.host_mac(),
@@ -172,11 +172,11 @@ fn check_ipv4_sources(attach_mode: &str) {
     let outside = IpAddr::from(OUTSIDE_IPV4);
     let parse = |text: &str| text.parse().unwrap();
     scene.check(&[
-        scene.from_source("another pod's, to the outside", victim, outside, true),
-        scene.from_source("one nobody has, to another pod", parse("10.61.0.60"), victim, true),
-        scene.from_source("one of no pool", parse("203.0.113.9"), outside, true),
+        scene.claiming("another pod's, to the outside", victim, outside, true),
+        scene.claiming("one nobody has, to another pod", parse("10.61.0.60"), victim, true),
+        scene.claiming("one of no pool", parse("203.0.113.9"), outside, true),
         // The kernel itself takes no IPv4 packet from a wire that claims to be from the node.
-        scene.from_source("the node's", NODE_IPV4.into(), outside, false),
+        scene.claiming("the node's", NODE_IPV4.into(), outside, false),
     ]);
 }
 
@@ -198,10 +198,10 @@ fn a_pod_sends_ipv6_under_no_address_but_its_own() {
     let outside = IpAddr::from(OUTSIDE_IPV6);
     let parse = |text: &str| text.parse().unwrap();
     scene.check(&[
-        scene.from_source("another pod's, to the outside", victim, outside, true),
-        scene.from_source("one nobody has, to another pod", parse("fd61::ff"), victim, true),
-        scene.from_source("one of no pool", parse("2001:db8:ffff::1"), outside, true),
-        scene.from_source("the node's", NODE_IPV6.into(), outside, true),
+        scene.claiming("another pod's, to the outside", victim, outside, true),
+        scene.claiming("one nobody has, to another pod", parse("fd61::ff"), victim, true),
+        scene.claiming("one of no pool", parse("2001:db8:ffff::1"), outside, true),
+        scene.claiming("the node's", NODE_IPV6.into(), outside, true),
     ]);
 }
 

@@ -37,7 +37,7 @@ struct Scene<'s> {
 }
 
 impl<'s> Scene<'s> {
-    fn new(site: &'s Site, options: AgentOptions) -> Self {
+    fn new(site: &'s Site, options: &AgentOptions) -> Self {
         let node = site.start_with(options);
         node.apply(&[example("walkthrough.yaml")]);
         for range in ["10.244.0.0/26", "10.244.0.64/26"] {
@@ -121,7 +121,7 @@ fn check_marks(scene: &Scene<'_>) {
     assert_ne!(marks[0], marks[1]);
     assert_eq!((marks[0] | marks[1]) & !0x0fff_0000, 0, "a mark outside the mask: {marks:x?}");
     for ((_, pods), mark) in pools.iter().zip(marks) {
-        for pod in pods.iter() {
+        for pod in *pods {
             let before: u64 = marks_of(&scene.node, pod).iter().map(|(_, packets)| packets).sum();
             speak(&scene.node, pod);
             let after = marks_of(&scene.node, pod);
@@ -210,32 +210,32 @@ fn check_wiring(scene: &Scene<'_>) {
 #[test]
 fn the_firewall_sees_external_pods_under_their_own_addresses_and_internal_ones_as_their_node() {
     let site = Site::new();
-    check_firewall(&Scene::new(&site, AgentOptions::default()));
+    check_firewall(&Scene::new(&site, &AgentOptions::default()));
 }
 
 #[test]
 fn every_packet_has_its_pools_mark_on_the_node() {
     let site = Site::new();
-    check_marks(&Scene::new(&site, AgentOptions::default()));
+    check_marks(&Scene::new(&site, &AgentOptions::default()));
 }
 
 #[test]
 fn pods_reach_each_other_across_pools_under_their_own_addresses() {
     let site = Site::new();
-    check_pods_reach_each_other(&Scene::new(&site, AgentOptions::default()));
+    check_pods_reach_each_other(&Scene::new(&site, &AgentOptions::default()));
 }
 
 #[test]
 fn a_pod_has_its_address_its_way_out_and_room_for_encapsulation() {
     let site = Site::new();
-    check_wiring(&Scene::new(&site, AgentOptions::default()));
+    check_wiring(&Scene::new(&site, &AgentOptions::default()));
 }
 
 /// All of it, however programs are attached.
 fn check_attach_mode(mode: &str) {
     let site = Site::new();
     let options = AgentOptions { more_yaml: format!("attachMode: {mode}\n"), ..AgentOptions::default() };
-    let scene = Scene::new(&site, options);
+    let scene = Scene::new(&site, &options);
     assert_eq!(scene.node.status()["attachMode"], mode);
     check_firewall(&scene);
     check_marks(&scene);
@@ -272,7 +272,7 @@ fn the_manifest_as_once_published_is_accepted_and_all_pods_leave_as_their_node()
 #[test]
 fn what_is_applied_twice_is_unchanged_and_deleting_the_pods_frees_everything() {
     let site = Site::new();
-    let scene = Scene::new(&site, AgentOptions::default());
+    let scene = Scene::new(&site, &AgentOptions::default());
     let told = scene.node.ctl().apply(&example("walkthrough.yaml")).unwrap();
     assert!(!told.contains("created") && !told.contains("configured"), "{told}");
     for pod in scene.pods() {

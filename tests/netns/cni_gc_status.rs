@@ -1,8 +1,10 @@
 //! GC and STATUS (C4).
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use harness::AgentOptions;
+use harness::{AgentOptions, Binaries};
 use serde_json::json;
 
 use crate::kernel::agreed;
@@ -58,26 +60,32 @@ fn gc_frees_exactly_the_attachments_that_the_runtime_no_longer_knows() {
 fn gc_ignores_attachments_that_are_younger_than_the_call() {
     let site = Site::new();
     let node = node_with_a_pool(&site);
-    // The plugin's clock is read at its start. While the agent is stopped, GC waits; an ADD that is answered before it
-    // is nevertheless younger. Which of the two the agent takes first does not matter.
-    let pod = Pod::container("young");
-    let mut first_frees = 0;
-    for _ in 0..10 {
-        node.agent.pause().unwrap();
-        std::thread::scope(|scope| {
-            let gc = scope.spawn(|| node.cni().gc(&[]).unwrap());
-            std::thread::sleep(Duration::from_millis(20));
-            let add = scope.spawn(|| node.cni().add(&pod.attachment).unwrap());
-            std::thread::sleep(Duration::from_millis(20));
-            node.agent.resume().unwrap();
-            assert_eq!(gc.join().unwrap().code, 0);
-            add.join().unwrap().ok().unwrap();
-        });
-        assert_eq!(handles(&node), [pod.handle()], "GC freed what was made after it was called");
-        first_frees += 1;
-        node.del(&pod);
-    }
-    assert_eq!(first_frees, 10);
+    let old = node.add_container("old");
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "poolward", "type": "poolward", "agentSocket": site.files.socket(),
+        "cni.dev/valid-attachments": [],
+    });
+    // The plugin reads its clock when it starts, and asks the agent when it has read its configuration: what is added
+    // between the two is not in the list, because the list is older.
+    let mut command = Command::new(Binaries::find().unwrap().plugin);
+    command
+        .env_clear()
+        .env("CNI_COMMAND", "GC")
+        .env("CNI_PATH", "/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut gc = node.netns().run(|| command.spawn()).unwrap().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let young = node.add_container("young");
+    gc.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+    let ended = gc.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+    assert_eq!(handles(&node), [young.handle()], "the old one goes, the young one stays");
+    assert_eq!(node.check(&young), None);
+    node.del(&old);
+    // The next call is younger than it.
+    node.cni().gc(&[]).unwrap().ok().unwrap();
+    assert!(handles(&node).is_empty());
 }
 
 #[test]

@@ -133,7 +133,8 @@ pub(crate) struct Programs {
     pub(crate) attached: BTreeSet<u32>,
     /// Interfaces for which something of ours is pinned, running or not. They need not exist any more.
     pub(crate) pinned: BTreeSet<u32>,
-    /// Interfaces on which it runs in the quick way that a lasting one shall replace.
+    /// Interfaces on which it runs in another way than the one it shall last in: a new pod's quick guard, or what an
+    /// agent left that was configured otherwise.
     pub(crate) unsettled: BTreeSet<u32>,
 }
 

@@ -21,22 +21,22 @@ use raw::{Raw, Spanned};
     name = "poolward-agent",
     version,
     after_help = "The file's keys, all optional, with their defaults:\n\
-        \n  nodeName: <host name>                  name of this node\
-        \n  nodeLabels: {}                         labels that pools' nodeSelector sees\
-        \n  socketPath: /run/poolward/agent.sock   where the CNI plugin and poolwardctl connect (mode 0600)\
-        \n  stateDir: /run/poolward                journal and its lock; a tmpfs, gone with a reboot\
-        \n  storePath: /var/lib/poolward/store.redb  pools, reservations, blocks\
-        \n  bpfPinDir: /sys/fs/bpf/poolward        programs, maps and links; on a bpffs of the host\
-        \n  markMask: 0x0fff0000                   bits of skb->mark that are ours\
-        \n  routeProtocol: 80                      protocol number of our routes (5 to 255)\
+        \n  nodeName: <host name>                     name of this node\
+        \n  nodeLabels: {}                            labels that pools' nodeSelector sees\
+        \n  socketPath: /run/poolward/agent.sock      where the CNI plugin and poolwardctl connect (mode 0600)\
+        \n  stateDir: /run/poolward                   journal and its lock; a tmpfs, gone with a reboot\
+        \n  storePath: /var/lib/poolward/store.redb   pools, reservations, blocks\
+        \n  bpfPinDir: /sys/fs/bpf/poolward           programs, maps and links; on a bpffs of the host\
+        \n  markMask: 0x0fff0000                      bits of skb->mark that are ours\
+        \n  routeProtocol: 80                         protocol number of our routes (5 to 255)\
         \n  uplink: <interface of the default route>\
         \n  mtuBytes: <the uplink's, less encapsulation where a pool asks for it>\
-        \n  attachMode: auto                       auto, tcx or clsact\
-        \n  maxPods: 1024                          sizes of the kernel's maps, fixed when they are first made;\
-        \n  maxPools: 1024                         to change one: stop the agent, --unload, start it again\
-        \n  resyncSeconds: 60                      how often kernel state is compared without a cause\
-        \n  onLocked: exit                         exit or wait while another agent of this node runs\
-        \n  log: { level: info, format: text }     level as in RUST_LOG; format text or json\n\
+        \n  attachMode: auto                          auto, tcx or clsact\
+        \n  maxPods: 1024                             sizes of the kernel's maps, fixed when they are first made;\
+        \n  maxPools: 1024                            to change one: stop the agent, --unload, start it again\
+        \n  resyncSeconds: 60                         how often kernel state is compared without a cause\
+        \n  onLocked: exit                            exit or wait while another agent of this node runs\
+        \n  log: { level: info, format: text }        level as in RUST_LOG; format text or json\n\
         \nExit codes: 0 stopped by a signal, 1 failed, 2 usage or configuration, 3 another agent holds the journal."
 )]
 pub struct Flags {

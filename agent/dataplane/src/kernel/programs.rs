@@ -20,8 +20,11 @@ use crate::object::{Endpoint, PoolEntry, Programs};
 /// The programs of this node. One per dataplane; what it pins outlives it.
 pub(crate) struct ProgramStore {
     bpf: Mutex<Bpf>,
-    /// The same programs and maps, attached by filters; only where both ways are used.
-    quick: Option<Mutex<Bpf>>,
+    /// The same programs and maps, attached in the other way, where the kernel has it: what runs in that way is a new
+    /// pod's quick guard, or left from an agent that was configured otherwise.
+    other: Option<Mutex<Bpf>>,
+    /// Whether new pods are guarded in the other way at first.
+    quick_first: bool,
     pin_dir: PathBuf,
     marks: MarkLayout,
     uses_tcx: bool,
@@ -42,13 +45,21 @@ impl ProgramStore {
         };
         let bpf = open(&options)?;
         let uses_tcx = bpf.uses_tcx();
-        let both = settings.attach_mode == AttachMode::Auto && uses_tcx;
-        let quick = both
-            .then(|| open(&OpenOptions { attach_mode: AttachMode::Clsact, ..options.clone() }))
-            .transpose()?;
+        let other_mode = if uses_tcx { AttachMode::Clsact } else { AttachMode::Tcx };
+        let other = open(&OpenOptions { attach_mode: other_mode, ..options.clone() });
+        let other = match other {
+            Ok(other) => Some(Mutex::new(other)),
+            // A kernel without TCX.
+            Err(error) if other_mode == AttachMode::Tcx => {
+                tracing::debug!(%error, "programs are attached by filters alone");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             bpf: Mutex::new(bpf),
-            quick: quick.map(Mutex::new),
+            quick_first: settings.attach_mode == AttachMode::Auto && uses_tcx,
+            other,
             pin_dir: settings.pin_dir.clone(),
             marks: settings.marks,
             uses_tcx,
@@ -60,8 +71,8 @@ impl ProgramStore {
         self.bpf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn quick(&self) -> Option<MutexGuard<'_, Bpf>> {
-        self.quick.as_ref().map(|quick| quick.lock().unwrap_or_else(PoisonError::into_inner))
+    fn other(&self) -> Option<MutexGuard<'_, Bpf>> {
+        self.other.as_ref().map(|other| other.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn uses_tcx(&self) -> bool {
@@ -69,19 +80,21 @@ impl ProgramStore {
     }
 
     pub(super) fn attach(&self, ifindex: u32) -> Result<(), KernelError> {
-        let result = self.quick().unwrap_or_else(|| self.bpf()).attach(ifindex).map(drop);
+        let quick = if self.quick_first { self.other() } else { None };
+        let result = quick.unwrap_or_else(|| self.bpf()).attach(ifindex).map(drop);
         result.map_err(|e| explain(format!("attach the program to interface {ifindex}"), e))
     }
 
-    /// Puts TCX links in the place of filters; never unguarded in between.
+    /// Attaches in the way that is configured in the place of the other one; never unguarded in between.
     pub(super) fn settle(&self, ifindex: u32) -> Result<(), KernelError> {
         let linked = self.bpf().attach(ifindex).map(drop);
-        let result = linked.and_then(|()| self.quick().map_or(Ok(()), |mut quick| quick.detach(ifindex)));
-        result.map_err(|e| explain(format!("attach the program to interface {ifindex} by a TCX link"), e))
+        let result = linked.and_then(|()| self.other().map_or(Ok(()), |mut other| other.detach(ifindex)));
+        result
+            .map_err(|e| explain(format!("attach the program to interface {ifindex} in its lasting way"), e))
     }
 
     pub(super) fn detach(&self, ifindex: u32) -> Result<(), KernelError> {
-        let filters = self.quick().map_or(Ok(()), |mut quick| quick.detach(ifindex));
+        let filters = self.other().map_or(Ok(()), |mut other| other.detach(ifindex));
         let result = self.bpf().detach(ifindex).and(filters);
         result.map_err(|e| explain(format!("detach the program from interface {ifindex}"), e))
     }
@@ -116,10 +129,10 @@ impl ProgramStore {
 
     pub(super) fn fetch(&self) -> Result<Programs, KernelError> {
         let bpf = self.bpf();
-        let quick = self.quick();
+        let other = self.other();
         let read = || -> Result<Programs, BpfError> {
             let lasting = bpf.fetch_attachments()?;
-            let filters = quick.as_ref().map_or(Ok(Vec::new()), |quick| quick.fetch_attachments())?;
+            let elsewise = other.as_ref().map_or(Ok(Vec::new()), |other| other.fetch_attachments())?;
             let current = |attachment: &&Attachment| attachment.from_pod_ok && attachment.to_pod_ok;
             let pools = bpf.fetch_pools()?.into_iter().map(|(cidr, rule)| {
                 (cidr, PoolEntry { tag: rule.tag, nat_outgoing: rule.nat_outgoing, dscp: rule.dscp })
@@ -130,9 +143,9 @@ impl ProgramStore {
                 pools: pools.collect(),
                 counted: bpf.fetch_pool_counters()?.into_keys().collect(),
                 endpoints: endpoints.map(|(i, e)| (i, Endpoint { ipv4: e.ipv4, ipv6: e.ipv6 })).collect(),
-                attached: lasting.iter().chain(&filters).filter(current).map(|a| a.ifindex).collect(),
-                pinned: lasting.iter().chain(&filters).map(|a| a.ifindex).collect(),
-                unsettled: filters.iter().map(|a| a.ifindex).collect(),
+                attached: lasting.iter().chain(&elsewise).filter(current).map(|a| a.ifindex).collect(),
+                pinned: lasting.iter().chain(&elsewise).map(|a| a.ifindex).collect(),
+                unsettled: elsewise.iter().map(|a| a.ifindex).collect(),
             })
         };
         read().map_err(|e| explain("read the programs' maps and attachments".into(), e))

@@ -27,4 +27,5 @@ mod races;
 mod repair;
 mod second_agent;
 mod spoofing;
+mod stop;
 mod walkthrough;

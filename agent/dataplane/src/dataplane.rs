@@ -525,6 +525,17 @@ impl Dataplane {
         Ok(Events::open()?)
     }
 
+    /// Removes what agents of other map layouts have pinned, once a reconciliation has attached everything anew.
+    /// Gives back the versions removed.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn remove_other_versions(&self) -> Result<Vec<u32>, DataplaneError> {
+        bpf::Bpf::remove_other_versions(&self.settings.pin_dir).map_err(|error| {
+            DataplaneError::Kernel(KernelError::other("remove pins of other versions".to_owned(), error))
+        })
+    }
+
     /// Takes everything of ours off this namespace: pods' interfaces, routes, the nftables table, programs, maps
     /// and pins. Switches stay as they are.
     ///

@@ -130,8 +130,21 @@ impl<S: Store> Node<S> {
         node.finish_interrupted().await?;
         node.admit_waiting().await?;
         node.retire_all().await;
-        node.reconciler.run().await;
+        if node.reconciler.run().await.is_empty() {
+            node.remove_other_versions().await?;
+        }
         Ok(node)
+    }
+
+    /// Programs and maps of an agent with another layout of maps, now that every pod has the current ones.
+    async fn remove_other_versions(&self) -> Result<(), StartError> {
+        let dataplane = self.dataplane.clone();
+        match blocking(move || dataplane.remove_other_versions()).await? {
+            Ok(versions) if versions.is_empty() => {}
+            Ok(versions) => info!(?versions, "programs and maps of other versions are removed"),
+            Err(error) => warn!(%error, "programs or maps of another version stay"),
+        }
+        Ok(())
     }
 
     /// Takes down pods that were assigned addresses and never promised.

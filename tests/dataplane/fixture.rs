@@ -75,6 +75,7 @@ impl Node {
             sweep: true,
             pools: pools.to_vec(),
             own_blocks: Vec::new(),
+            closed_ranges: Vec::new(),
             pods: pods.iter().map(|pod| pod.wiring.identity.clone()).collect(),
             forward_ipv4: true,
             forward_ipv6: true,

@@ -24,6 +24,7 @@ fn scene() -> Scene {
     let pods = [Pod::dual(1), Pod::v4(2)];
     let mut desired = node.desired(&scene_pools(), &[]);
     desired.own_blocks = vec!["10.77.0.0/29".parse().unwrap(), "fd77::/125".parse().unwrap()];
+    desired.closed_ranges = vec!["10.77.0.0/24".parse().unwrap(), "fd77::/112".parse().unwrap()];
     node.reconcile_ok(&desired);
     for pod in &pods {
         node.wire(pod).unwrap();
@@ -93,6 +94,8 @@ fn each_kind_of_tampering_is_repaired_by_one_operation() {
     check(&|s| s.ip("route del 10.77.0.1"), "add route 10.77.0.1/32");
     check(&|s| s.ip("-6 route del fd77::1"), "add route fd77::1/128");
     check(&|s| s.ip("route del blackhole 10.77.0.0/29 metric 4096"), "add route 10.77.0.0/29 to nowhere");
+    check(&|s| s.ip("route del unreachable 10.77.0.0/24 metric 8192"), "add route 10.77.0.0/24 unreachable");
+    check(&|s| s.ip("-6 route del unreachable fd77::/112 metric 8192"), "add route fd77::/112 unreachable");
     check(&|s| s.ip("route add 10.99.0.0/24 dev up0 proto 80"), "delete route 10.99.0.0/24");
     check(&|s| s.ip("neigh del 10.77.0.1 dev HOST"), "set neighbour 10.77.0.1");
     check(&|s| s.ip("neigh replace fd77::1 lladdr 02:00:00:00:00:01 dev HOST"), "set neighbour fd77::1");

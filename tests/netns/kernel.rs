@@ -83,14 +83,15 @@ pub(crate) fn pod_links(node: &Node<'_>) -> Vec<(String, u64, String, BTreeSet<I
     found
 }
 
-/// Routes of ours, both families: destination without the length of a host, and where to (`blackhole` or a device).
+/// Routes of ours, both families: destination without the length of a host, and where to (`blackhole`, `unreachable`
+/// or a device).
 pub(crate) fn own_routes(node: &Node<'_>) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for family in ["-4", "-6"] {
         let routes = node.netns().ip_json(&format!("{family} route show proto {ROUTE_PROTOCOL}")).unwrap();
         for route in routes.as_array().unwrap() {
-            let target = route["dev"].as_str().filter(|_| route["type"] != "blackhole");
-            let target = target.unwrap_or_else(|| route["type"].as_str().unwrap_or("?"));
+            let dead_end = route["type"].as_str().filter(|kind| ["blackhole", "unreachable"].contains(kind));
+            let target = dead_end.or(route["dev"].as_str()).unwrap_or("?");
             let destination = route["dst"].as_str().unwrap();
             found.push((destination.to_owned(), target.to_owned()));
         }
@@ -143,7 +144,7 @@ pub(crate) fn agreed_but(
 
     let mut routed: Vec<(IpAddr, String)> = own_routes(node)
         .into_iter()
-        .filter(|(_, target)| target != "blackhole")
+        .filter(|(_, target)| target != "blackhole" && target != "unreachable")
         .map(|(destination, device)| {
             (destination.parse().unwrap_or_else(|_| panic!("a route of ours to {destination}")), device)
         })

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, OUTSIDE_IPV4};
-use harness::{Capture, Direction, EchoServer, IpHeader};
+use harness::{Capture, Direction, EchoServer, IpHeader, Run};
 
 use crate::kernel::{agreed, blackholes, dump_map, endpoints, number};
 use crate::manifest::{pool, reservation};
@@ -281,4 +281,30 @@ fn what_the_kernel_cannot_have_yet_is_not_served() {
         assert!(pod.reaches(SocketAddr::from((OUTSIDE_IPV4, PORT))));
         assert_eq!(marks_of(&node, &pod), [(mark_of_pool(&node, &name), 1)]);
     }
+}
+
+#[test]
+fn an_address_that_no_block_covers_is_unreachable_and_does_not_come_back() {
+    let site = Site::new();
+    let node = site.start();
+    site.lab.route_to_node("10.76.0.0/26").unwrap();
+    node.apply(&[pool("a", "10.76.0.0/26", "blockSize: 29")]);
+    let address: IpAddr = [10, 76, 0, 63].into();
+    let returned_count = || {
+        let capture = Capture::start(&site.lab.firewall, FIREWALL_TO_NODE, Direction::In).unwrap();
+        // No answer is what is expected; what matters is what the node sends on.
+        let ping = Run::new("ping").args(["-c", "1", "-W", "1", "-t", "8", &address.to_string()]);
+        assert!(!ping.finish_in(&site.lab.firewall).unwrap().status.success());
+        let packets = capture.stop().unwrap();
+        packets.iter().filter(|packet| packet.ip.is_some_and(|ip| ip.destination == address)).count()
+    };
+    assert_eq!(returned_count(), 0);
+    // Without the route, which a stopped agent does not put back, it goes around until its TTL ends.
+    node.agent.pause().unwrap();
+    node.netns().ip("route del unreachable 10.76.0.0/26 metric 8192").unwrap();
+    assert!(returned_count() > 0);
+    node.agent.resume().unwrap();
+    wait_until(Duration::from_secs(2), "the route is back", || {
+        node.netns().ip("route show type unreachable").unwrap().contains("10.76.0.0/26")
+    });
 }

@@ -261,7 +261,7 @@ impl Dataplane {
         routes.sort_by_key(|route| (route.destination, route.metric));
         let name = |route: &Route| match route.target {
             RouteTarget::Link { ifindex, .. } => links.iter().find(|link| link.ifindex == ifindex),
-            RouteTarget::Blackhole | RouteTarget::Other => None,
+            RouteTarget::Blackhole | RouteTarget::Unreachable | RouteTarget::Other => None,
         };
         let found = routes.iter().find_map(|route| name(route).map(|link| (link.ifname.clone(), route)));
         Ok(match found {

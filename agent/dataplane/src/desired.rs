@@ -30,6 +30,8 @@ pub struct DesiredState {
     /// Blocks of this node: what of them belongs to no pod is dropped here instead of leaving by the default
     /// route.
     pub own_blocks: Vec<Cidr>,
+    /// Ranges that no other node serves: what of them is in no block is answered as unreachable.
+    pub closed_ranges: Vec<Cidr>,
     /// Pods that have been wired and not unwired.
     pub pods: Vec<Identity>,
     /// Whether the node must forward IPv4. `false` leaves the switch as it is.

@@ -54,6 +54,8 @@ pub(crate) enum RouteTarget {
     },
     /// Nowhere: packets are dropped silently.
     Blackhole,
+    /// Nowhere, and the sender is told.
+    Unreachable,
     /// Something that we never install; only ever read.
     Other,
 }
@@ -81,6 +83,7 @@ impl fmt::Display for Route {
                 write!(f, "{} via {via} out of interface {ifindex}", self.destination)?;
             }
             RouteTarget::Blackhole => write!(f, "{} to nowhere", self.destination)?,
+            RouteTarget::Unreachable => write!(f, "{} unreachable", self.destination)?,
             RouteTarget::Other => write!(f, "{} of another kind", self.destination)?,
         }
         write!(f, " (metric {}, protocol {})", self.metric, self.protocol)

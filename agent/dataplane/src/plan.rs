@@ -6,7 +6,7 @@
 //! 2. forwarding, after the uplink has been told to keep its router;
 //! 3. the nftables table, then new and changed pools: a pool asks for NAT only once there is a rule for it,
 //!    and is exempt before anything is sent to it;
-//! 4. blackholes of own blocks;
+//! 4. blackholes of own blocks, and unreachable routes behind them;
 //! 5. each pod: endpoint, program, interface up, neighbours, routes;
 //! 6. the lasting way to run the program, for some of those that run it in the quick way and are idle;
 //! 7. what is stale: routes, interfaces, endpoints, programs, pools, and the table if nobody needs it.
@@ -84,19 +84,18 @@ pub(crate) fn plan(
     let mut plan = Plan::default();
     let busy_ifindexes: BTreeSet<u32> =
         busy.iter().filter_map(|ifname| actual.links.get(ifname)).map(|link| link.ifindex).collect();
-    let mut wanted_routes: BTreeSet<Route> = desired
-        .own_blocks
-        .iter()
-        .map(|block| wiring::block_route(*block, constants.route_protocol))
-        .collect();
+    let protocol = constants.route_protocol;
+    let blocks = desired.own_blocks.iter().map(|block| wiring::block_route(*block, protocol));
+    let ranges = desired.closed_ranges.iter().map(|range| wiring::range_route(*range, protocol));
+    let mut wanted_routes: BTreeSet<Route> = blocks.chain(ranges).collect();
 
     if !actual.programs.marks_ok {
         plan.groups.push(vec![Op::SetMarks(constants.marks)]);
     }
     plan.groups.push(plan_forwarding(desired, actual));
     plan.groups.push(plan_pools(desired, actual, constants.marks));
-    let blackholes = wanted_routes.difference(&actual.routes);
-    plan.groups.extend(blackholes.map(|route| vec![Op::AddRoute { route: *route, exclusive: false }]));
+    let dead_ends = wanted_routes.difference(&actual.routes);
+    plan.groups.extend(dead_ends.map(|route| vec![Op::AddRoute { route: *route, exclusive: false }]));
 
     let mut wanted_links = BTreeSet::new();
     for identity in &desired.pods {
@@ -248,7 +247,7 @@ fn plan_removals(
             .difference(wanted_routes)
             .filter(|route| match route.target {
                 RouteTarget::Link { ifindex, .. } => !busy.contains(&ifindex) && !leaving.contains(&ifindex),
-                RouteTarget::Blackhole | RouteTarget::Other => true,
+                RouteTarget::Blackhole | RouteTarget::Unreachable | RouteTarget::Other => true,
             })
             .filter(|route| !replaced(route))
             .map(|route| vec![Op::DeleteRoute(*route)])

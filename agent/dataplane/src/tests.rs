@@ -41,6 +41,7 @@ fn desired(dataplane: &Dataplane, pods: &[&PodWiring]) -> DesiredState {
         sweep: true,
         pools: vec![pool("10.0.0.0/24", 1, true), pool("fd00::/112", 2, false)],
         own_blocks: vec!["10.0.0.0/29".parse().unwrap()],
+        closed_ranges: vec!["10.0.0.0/24".parse().unwrap()],
         pods: pods.iter().map(|wiring| wiring.identity.clone()).collect(),
         forward_ipv4: true,
         forward_ipv6: true,

@@ -34,6 +34,10 @@ const POD_METRIC_IPV6: u32 = 64;
 /// Metric of the blackhole of a block: above a pod's, for a block of one address has the same destination.
 const BLOCK_METRIC: u32 = 4096;
 
+/// Metric of the unreachable route of a whole range: above a block's, for a pool of one block has the same
+/// destination.
+const RANGE_METRIC: u32 = 8192;
+
 /// Protocol of routes inside pods: `RTPROT_STATIC`, as of an administrator.
 const POD_ROUTE_PROTOCOL: u8 = 4;
 
@@ -189,6 +193,12 @@ pub(crate) fn host_routes(identity: &Identity, host_ifindex: u32, protocol: u8) 
         protocol,
     };
     identity.addresses().map(route).collect()
+}
+
+/// The route of a range that nobody else serves, for addresses that no block covers: without it they would follow the
+/// default route, and come back.
+pub(crate) fn range_route(range: Cidr, protocol: u8) -> Route {
+    Route { destination: range, target: RouteTarget::Unreachable, metric: RANGE_METRIC, protocol }
 }
 
 /// The route of one of this node's blocks, for addresses that no pod has.

@@ -201,6 +201,8 @@ impl Shared {
             forward_ipv4: serves(Family::V4),
             forward_ipv6: serves(Family::V6),
             own_blocks,
+            // The embedded store is one node's: whatever of a pool is not here is nowhere.
+            closed_ranges: pools.iter().map(|pool| pool.cidr).collect(),
             pods,
             pools,
         };

@@ -164,6 +164,7 @@ fn route_message(route: &Route) -> RouteMessage {
             }
         }
         RouteTarget::Blackhole => message.header.kind = RouteType::BlackHole,
+        RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
         RouteTarget::Other => message.header.kind = RouteType::Unspec,
     }
     message
@@ -222,6 +223,7 @@ pub(crate) fn parse_route(message: &RouteNetlinkMessage) -> Option<Route> {
     let target = match (message.header.kind, ifindex) {
         (RouteType::Unicast, Some(ifindex)) if plain => RouteTarget::Link { ifindex, gateway },
         (RouteType::BlackHole, _) => RouteTarget::Blackhole,
+        (RouteType::Unreachable, _) => RouteTarget::Unreachable,
         _ => RouteTarget::Other,
     };
     Some(Route {

@@ -226,17 +226,9 @@ impl Block {
     pub(crate) fn take(&mut self, address: IpAddr, holder: &Arc<Handle>, now: BootTime) {
         self.expire(now);
         let Some(ordinal) = self.ordinal_of(address) else { return };
-        if self.used.contains_key(&ordinal) {
-            return;
+        if self.leave_queue(ordinal) {
+            self.used.insert(ordinal, Arc::clone(holder));
         }
-        if self.is_fresh(ordinal) {
-            self.pluck(ordinal);
-        } else if let Some(index) = self.freed.iter().position(|&at| at == ordinal) {
-            self.freed.remove(index);
-        } else {
-            return;
-        }
-        self.used.insert(ordinal, Arc::clone(holder));
     }
 
     /// Takes an address for a holder that is known to have it, cooling or not; changes nothing when it is held.
@@ -267,17 +259,22 @@ impl Block {
     /// Moves a free address to the cooling ones; what is held or cools already is left as it is.
     pub(crate) fn cool_free(&mut self, address: IpAddr, until: BootTime) {
         let Some(ordinal) = self.ordinal_of(address) else { return };
+        if self.leave_queue(ordinal) {
+            self.cool(ordinal, until);
+        }
+    }
+
+    /// Takes an ordinal out of the queue, fresh or freed; `false` if it is held or cools, and so is not in it.
+    fn leave_queue(&mut self, ordinal: u16) -> bool {
         if self.used.contains_key(&ordinal) {
-            return;
+            return false;
         }
         if self.is_fresh(ordinal) {
             self.pluck(ordinal);
-        } else if let Some(index) = self.freed.iter().position(|&at| at == ordinal) {
-            self.freed.remove(index);
-        } else {
-            return;
+            return true;
         }
-        self.cool(ordinal, until);
+        let index = self.freed.iter().position(|&at| at == ordinal);
+        index.is_some_and(|index| self.freed.remove(index).is_some())
     }
 
     /// Makes every ordinal that is not held cooling until `until` at least.

@@ -5,7 +5,6 @@
 //! half a change.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ipam::{Candidate, ClusterView, ForeignBlocks, Pool, PoolTable, Registry, Reservations, Settings};
@@ -104,12 +103,6 @@ impl View {
     pub fn pool_of_tag(&self, tag: TagId) -> Option<&Pool> {
         let entry = self.registry.entries().find(|entry| entry.tag == tag)?;
         self.pools.by_name(&entry.name)
-    }
-
-    /// The pool an address belongs to.
-    #[must_use]
-    pub fn pool_around(&self, address: IpAddr) -> Option<&Pool> {
-        self.pools.by_address(address)
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use model::{BootTime, Cidr, Handle, NodeName, PoolName};
 
-use crate::allocator::{ClusterView, NodeIpam};
+use crate::allocator::{ClusterView, NodeIpam, is_borrowed};
 use crate::block::OrdinalState;
 use crate::pool::Pool;
 use crate::ranges::bounds;
@@ -98,6 +98,13 @@ pub enum AddressState {
         /// Its block.
         block: Cidr,
     },
+    /// In a block of this node, lent to another one; only that node knows more.
+    Lent {
+        /// The borrower.
+        to: NodeName,
+        /// Its block.
+        block: Cidr,
+    },
     /// Kept back and held by nobody.
     Reserved {
         /// By the reservation of this name.
@@ -136,13 +143,18 @@ impl NodeIpam {
         let mut own_blocks = 0;
         for block in self.blocks_of(&pool.name).filter(|block| pool.cidr.covers(&block.cidr())) {
             usage.add(&block.usage(view.reservations, now));
-            own_blocks += 1;
+            own_blocks += u64::from(!is_borrowed(view, block));
         }
         let foreign = view.foreign.ranges();
-        let elsewhere = foreign.count(family, first, last);
+        // Borrowed addresses lie inside other nodes' blocks and are counted with this node's own.
+        let borrowed = self
+            .blocks_of(&pool.name)
+            .filter(|block| pool.cidr.covers(&block.cidr()) && is_borrowed(view, block))
+            .count();
+        let elsewhere = foreign.count(family, first, last).saturating_sub(borrowed as u128);
         let own_reserved: u128 = self
             .blocks_of(&pool.name)
-            .filter(|block| pool.cidr.covers(&block.cidr()))
+            .filter(|block| pool.cidr.covers(&block.cidr()) && !is_borrowed(view, block))
             .map(|block| view.reservations.count_in(&block.cidr()))
             .fold(0, u128::saturating_add);
         let reserved_elsewhere = view
@@ -183,6 +195,7 @@ impl NodeIpam {
                 Some(OrdinalState::Used(holder)) => {
                     AddressState::Used { holder: holder.clone(), block: cidr }
                 }
+                Some(OrdinalState::Lent(to)) => AddressState::Lent { to: to.clone(), block: cidr },
                 Some(OrdinalState::Cooling { until }) => AddressState::Cooling { until, block: cidr },
                 Some(OrdinalState::Free) | None => match reserved_by() {
                     Some(by) => AddressState::Reserved { by, block: Some(cidr) },

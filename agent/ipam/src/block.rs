@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{BootTime, Cidr, Handle, PoolName};
+use model::{BootTime, Cidr, Handle, NodeName, PoolName};
 
 use crate::accounting::Usage;
 use crate::reservation::Reservations;
@@ -26,7 +26,7 @@ use crate::reservation::Reservations;
 pub(crate) const MAX_BLOCK_ADDRESSES: u32 = 4096;
 
 /// A block that belongs to this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
     cidr: Cidr,
     pool: PoolName,
@@ -40,6 +40,8 @@ pub struct Block {
     freed: VecDeque<u16>,
     cooling: VecDeque<(BootTime, u16)>,
     used: BTreeMap<u16, Arc<Handle>>,
+    /// Ordinals lent to other nodes. Out of the queue as if they were held.
+    lent: BTreeMap<u16, NodeName>,
 }
 
 /// The state of one ordinal.
@@ -49,6 +51,8 @@ pub enum OrdinalState<'a> {
     Free,
     /// Held.
     Used(&'a Handle),
+    /// Lent to another node, which alone knows who holds it.
+    Lent(&'a NodeName),
     /// Freed a short while ago.
     Cooling {
         /// When it may be had again.
@@ -75,6 +79,14 @@ pub enum OrdinalError {
         /// By whom.
         holder: Handle,
     },
+    /// It is lent to another node.
+    #[error("{address} is lent to node {borrower}")]
+    Lent {
+        /// The address.
+        address: IpAddr,
+        /// To whom.
+        borrower: NodeName,
+    },
     /// It was freed a short while ago.
     #[error("{address} is cooling until {} ms after boot", until.as_millis())]
     Cooling {
@@ -100,6 +112,7 @@ impl Block {
             freed: VecDeque::new(),
             cooling: VecDeque::new(),
             used: BTreeMap::new(),
+            lent: BTreeMap::new(),
         })
     }
 
@@ -131,10 +144,21 @@ impl Block {
         u32::try_from(self.used.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether nothing of it is held and nothing cools at `now`: it may be released.
+    /// How many addresses are lent to other nodes.
+    #[must_use]
+    pub fn lent_count(&self) -> u32 {
+        u32::try_from(self.lent.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Every address lent to another node, and to which; lowest first.
+    pub fn lent(&self) -> impl Iterator<Item = (IpAddr, &NodeName)> + '_ {
+        self.lent.iter().filter_map(|(&ordinal, to)| Some((self.cidr.nth(u128::from(ordinal))?, to)))
+    }
+
+    /// Whether nothing of it is held or lent and nothing cools at `now`: it may be released.
     #[must_use]
     pub fn is_idle(&self, now: BootTime) -> bool {
-        self.used.is_empty() && self.cooling.iter().all(|&(until, _)| until <= now)
+        self.used.is_empty() && self.lent.is_empty() && self.cooling.iter().all(|&(until, _)| until <= now)
     }
 
     /// Every address held and by whom, lowest first.
@@ -150,9 +174,12 @@ impl Block {
     /// Costs a constant, plus one step for each run of taken or reserved ordinals at the front.
     #[must_use]
     pub fn peek(&self, reservations: &Reservations, now: BootTime) -> Option<IpAddr> {
-        if !self.serving {
-            return None;
-        }
+        if self.serving { self.peek_any(reservations, now) } else { None }
+    }
+
+    /// As [`Block::peek`], serving or not: what an owner that has just seen that the block is its own may lend.
+    #[must_use]
+    pub(crate) fn peek_any(&self, reservations: &Reservations, now: BootTime) -> Option<IpAddr> {
         self.peek_fresh(reservations).or_else(|| {
             let expired =
                 self.cooling.iter().take_while(|&&(until, _)| until <= now).map(|&(_, ordinal)| ordinal);
@@ -183,21 +210,25 @@ impl Block {
         if let Some(holder) = self.used.get(&ordinal) {
             return Some(OrdinalState::Used(holder));
         }
+        if let Some(borrower) = self.lent.get(&ordinal) {
+            return Some(OrdinalState::Lent(borrower));
+        }
         let until = self.cooling.iter().find(|&&(until, at)| at == ordinal && until > now);
         Some(until.map_or(OrdinalState::Free, |&(until, _)| OrdinalState::Cooling { until }))
     }
 
-    /// How many addresses are in which state at `now`. A reserved address that is held counts as used, one
-    /// that cools as cooling.
+    /// How many addresses are in which state at `now`. What is lent counts as used; so does a reserved address
+    /// that is held, and one that cools as cooling.
     #[must_use]
     pub fn usage(&self, reservations: &Reservations, now: BootTime) -> Usage {
         let still_cooling =
             || self.cooling.iter().filter(|&&(until, _)| until > now).map(|&(_, ordinal)| ordinal);
-        let (size, used) = (u128::from(self.size), self.used.len() as u128);
+        let (size, used) = (u128::from(self.size), (self.used.len() + self.lent.len()) as u128);
         let cooling = still_cooling().count() as u128;
         let mut reserved = reservations.count_in(&self.cidr);
         if reserved > 0 {
-            let elsewhere = self.used.keys().copied().chain(still_cooling()).filter(|&ordinal| {
+            let taken = self.used.keys().chain(self.lent.keys()).copied();
+            let elsewhere = taken.chain(still_cooling()).filter(|&ordinal| {
                 self.cidr.nth(u128::from(ordinal)).is_some_and(|address| reservations.contains(address))
             });
             reserved -= elsewhere.count() as u128;
@@ -214,6 +245,7 @@ impl Block {
         match self.state(address, now) {
             None => Err(OrdinalError::Outside { address, block: self.cidr }),
             Some(OrdinalState::Used(holder)) => Err(OrdinalError::Held { address, holder: holder.clone() }),
+            Some(OrdinalState::Lent(to)) => Err(OrdinalError::Lent { address, borrower: to.clone() }),
             Some(OrdinalState::Cooling { until }) => Err(OrdinalError::Cooling { address, until }),
             Some(OrdinalState::Free) => Ok(()),
         }
@@ -234,10 +266,7 @@ impl Block {
     /// Takes an address for a holder that is known to have it, cooling or not; changes nothing when it is held.
     pub(crate) fn restore(&mut self, address: IpAddr, holder: &Arc<Handle>) {
         let Some(ordinal) = self.ordinal_of(address) else { return };
-        if let Some(index) = self.cooling.iter().position(|&(_, at)| at == ordinal) {
-            self.cooling.remove(index);
-            self.freed.push_front(ordinal);
-        }
+        self.end_cooling(ordinal);
         self.take(address, holder, BootTime::default());
     }
 
@@ -249,11 +278,7 @@ impl Block {
         if self.used.remove(&ordinal).is_none() {
             return;
         }
-        if cooling_until > now {
-            self.cool(ordinal, cooling_until);
-        } else {
-            self.freed.push_back(ordinal);
-        }
+        self.enqueue(ordinal, now, cooling_until);
     }
 
     /// Moves a free address to the cooling ones; what is held or cools already is left as it is.
@@ -264,9 +289,55 @@ impl Block {
         }
     }
 
-    /// Takes an ordinal out of the queue, fresh or freed; `false` if it is held or cools, and so is not in it.
+    /// Lends an address out, cooling or not; what is held or lent already is left as it is.
+    pub(crate) fn lend(&mut self, address: IpAddr, borrower: &NodeName) {
+        let Some(ordinal) = self.ordinal_of(address) else { return };
+        self.end_cooling(ordinal);
+        if self.leave_queue(ordinal) {
+            self.lent.insert(ordinal, borrower.clone());
+        }
+    }
+
+    /// Takes a lent address back: to the tail of the queue, as [`Block::give_back`] does.
+    pub(crate) fn end_loan(&mut self, address: IpAddr, now: BootTime, cooling_until: BootTime) {
+        self.expire(now);
+        let Some(ordinal) = self.ordinal_of(address) else { return };
+        if self.lent.remove(&ordinal).is_some() {
+            self.enqueue(ordinal, now, cooling_until);
+        }
+    }
+
+    /// Takes over what a smaller block inside this one holds and cools.
+    pub(crate) fn absorb(&mut self, small: &Self) {
+        for (&ordinal, holder) in &small.used {
+            if let Some(address) = small.cidr.nth(u128::from(ordinal)) {
+                self.restore(address, holder);
+            }
+        }
+        for (address, until) in small.cooling() {
+            self.cool_free(address, until);
+        }
+    }
+
+    fn enqueue(&mut self, ordinal: u16, now: BootTime, cooling_until: BootTime) {
+        if cooling_until > now {
+            self.cool(ordinal, cooling_until);
+        } else {
+            self.freed.push_back(ordinal);
+        }
+    }
+
+    fn end_cooling(&mut self, ordinal: u16) {
+        if let Some(index) = self.cooling.iter().position(|&(_, at)| at == ordinal) {
+            self.cooling.remove(index);
+            self.freed.push_front(ordinal);
+        }
+    }
+
+    /// Takes an ordinal out of the queue, fresh or freed; `false` if it is held, lent or cools, and so is not in
+    /// it.
     fn leave_queue(&mut self, ordinal: u16) -> bool {
-        if self.used.contains_key(&ordinal) {
+        if self.used.contains_key(&ordinal) || self.lent.contains_key(&ordinal) {
             return false;
         }
         if self.is_fresh(ordinal) {
@@ -285,7 +356,7 @@ impl Block {
         self.plucked = Vec::new();
         self.fresh = self.size;
         let mut cooling: Vec<(BootTime, u16)> = (0..self.size)
-            .filter(|ordinal| !self.used.contains_key(ordinal))
+            .filter(|ordinal| !self.used.contains_key(ordinal) && !self.lent.contains_key(ordinal))
             .map(|ordinal| (already.get(&ordinal).map_or(until, |&earlier| earlier.max(until)), ordinal))
             .collect();
         cooling.sort_by_key(|&(until, _)| until);

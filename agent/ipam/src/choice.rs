@@ -37,6 +37,15 @@ pub enum PassedReason {
     Full(PoolUsage),
     /// Owned blocks are full and the node may not claim another one.
     NoClaims(PoolUsage),
+    /// Owned blocks are full, blocks are unclaimed, and the node owns as many as it may.
+    AtLimit {
+        /// `maxBlocksPerNode`.
+        limit: u32,
+        /// How full the pool is.
+        usage: PoolUsage,
+    },
+    /// Owned blocks are full, every other one is another node's, and nothing is borrowed.
+    Strict(PoolUsage),
 }
 
 impl fmt::Display for PassedReason {
@@ -52,6 +61,12 @@ impl fmt::Display for PassedReason {
             Self::Manual => f.write_str("assignmentMode is Manual and it was not asked for"),
             Self::Pending => f.write_str("not admitted yet"),
             Self::Full(usage) => write!(f, "exhausted, {usage}"),
+            Self::AtLimit { limit, usage } => {
+                write!(f, "no room in owned blocks and maxBlocksPerNode is {limit}, {usage}")
+            }
+            Self::Strict(usage) => {
+                write!(f, "no room in owned blocks and strictAffinity forbids borrowing, {usage}")
+            }
             Self::NoClaims(usage) => {
                 write!(f, "no room in owned blocks and autoAllocateBlocks is false, {usage}")
             }

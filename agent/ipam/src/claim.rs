@@ -81,6 +81,30 @@ impl ForeignBlocks {
         self.owners.iter().map(|(block, owner)| (*block, owner))
     }
 
+    /// The blocks of a pool in the order `node` asks their owners for a loan: each exactly once, starting at a
+    /// place that follows from the node's name. Blocks of another size than the pool's are left out.
+    pub(crate) fn lenders<'a>(
+        &'a self,
+        pool: &'a Pool,
+        node: &NodeName,
+    ) -> impl Iterator<Item = (Cidr, &'a NodeName)> + 'a {
+        // A range sorts before everything inside it.
+        let (start, last) = (self.lender_start(pool, node), Cidr::host(pool.cidr.last()));
+        let from_start = self.owners.range(start..=last);
+        let before = self.owners.range(pool.cidr..start.max(pool.cidr));
+        from_start
+            .chain(before)
+            .filter(|(block, _)| pool.has_block(block))
+            .map(|(block, owner)| (*block, owner))
+    }
+
+    fn lender_start(&self, pool: &Pool, node: &NodeName) -> Cidr {
+        let offset = seed(node, &pool.cidr) % pool.cidr.size().max(1);
+        let address = crate::ranges::address(pool.family(), bounds(&pool.cidr).0.saturating_add(offset));
+        let block = address.and_then(|address| Cidr::containing(address, pool.block_size.prefix_len()));
+        block.unwrap_or(pool.cidr)
+    }
+
     pub(crate) fn ranges(&self) -> &RangeSet {
         &self.ranges
     }

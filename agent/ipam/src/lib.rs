@@ -15,7 +15,11 @@ pub mod annotations;
 mod block;
 mod choice;
 mod claim;
+mod gc;
+mod metadata;
+pub mod mutant;
 pub mod pool;
+pub mod protocol;
 mod ranges;
 mod refusal;
 pub mod registry;
@@ -25,12 +29,14 @@ pub mod selector;
 
 pub use accounting::{AddressState, PoolUsage, Usage};
 pub use allocator::{
-    Allocation, ApplyError, Assignment, BlockClaim, ClusterView, Decision, FreeError, FreeItem, Freed,
-    NodeIpam, Settings,
+    Allocation, ApplyError, Assignment, AtBlockLimit, BlockBorrow, BlockClaim, ClusterView, Decision,
+    FreeError, FreeItem, Freed, Graces, NodeIpam, Settings,
 };
 pub use block::{Block, OrdinalError, OrdinalState};
 pub use choice::{PassedOver, PassedReason, PoolChoice, choose_pools};
 pub use claim::{ForeignBlocks, MAX_ALTERNATIVES, UnclaimedBlocks, unclaimed_blocks};
+pub use gc::is_leaked;
+pub use metadata::{MetadataKnown, MetadataStep, next_metadata_step};
 pub use pool::{AllowedUses, AssignmentMode, Overlap, Pool, PoolError, PoolSpec, PoolTable, check_overlap};
 pub use refusal::{MAX_DETAIL_LINES, Refusal, RefusalKind};
 pub use registry::{AdmissionRefusal, Admitted, Candidate, Registry, RegistryEntry, RegistryError};

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use model::{Cidr, Family};
 
 /// Disjoint, never adjacent ranges: (family, first address) to last address, as numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RangeSet {
     ranges: BTreeMap<(Family, u128), u128>,
 }

@@ -237,6 +237,12 @@ impl Run {
                     prop_assert_eq!(self.ipam.apply_claim(claim.cidr, &claim.pool), Ok(()));
                     self.simple.own.insert(claim.cidr);
                 }
+                Ok(Decision::Borrow(borrow)) => {
+                    prop_assert!(self.simple.foreign.contains(&borrow.block));
+                    // The owner refuses.
+                    let refused = borrow.address.map_or(borrow.block, Cidr::host);
+                    self.ipam.apply_avoid(refused, BootTime::from_millis(u64::MAX));
+                }
                 Ok(Decision::Held(again)) => {
                     prop_assert_eq!(again.iter().map(|one| one.address).collect::<Vec<_>>(), held);
                     return Ok(());

@@ -123,7 +123,7 @@ impl World {
             foreign: ForeignBlocks::default(),
             own: Vec::new(),
             node: node.clone(),
-            settings: Settings::default(),
+            settings: settings(),
         };
         let world = Arc::new(Self {
             pools: Mirror::start(store, stop).await?,
@@ -234,7 +234,7 @@ impl World {
             foreign,
             own,
             node: self.node.clone(),
-            settings: Settings::default(),
+            settings: settings(),
         }
     }
 
@@ -276,4 +276,9 @@ impl World {
         }
         Pool::new(spec).ok()
     }
+}
+
+/// Nobody to borrow from: the embedded store is one node's.
+fn settings() -> Settings {
+    Settings { strict_affinity: true, ..Settings::default() }
 }

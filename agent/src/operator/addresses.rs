@@ -113,6 +113,11 @@ impl<S: Store> Operator<S> {
                 own_block(Some(block));
                 usage.state = "free".to_owned();
             }
+            AddressState::Lent { to, block } => {
+                own_block(Some(block));
+                usage.state = "used".to_owned();
+                usage.note = format!("lent to node {to}: only its agent knows more");
+            }
             AddressState::OtherNode { node, block } => {
                 usage.state = "used".to_owned();
                 usage.block = block.to_string();

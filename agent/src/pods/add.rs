@@ -114,6 +114,9 @@ impl<S: Store> Pods<S> {
                         return Err(internal(format!("{handle} holds addresses but is no pod here")));
                     }
                     Decision::Claim(claim) => claim,
+                    Decision::Borrow(borrow) => {
+                        return Err(try_again(format!("{handle}: nobody to borrow from in {}", borrow.pool)));
+                    }
                 }
             };
             match self.node.claim(&claim).await {

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{BootTime, Cidr, Family, Handle, PoolName};
+use model::{BootTime, Cidr, Family, Handle, NodeName, PoolName};
 
-use super::{ApplyError, ClusterView, Held, NodeIpam};
+use super::{ApplyError, AtBlockLimit, ClusterView, Held, NodeIpam};
+use crate::accounting::PoolUsage;
 use crate::block::{Block, OrdinalState};
 use crate::choice::{PassedOver, PassedReason, PoolChoice, choose_pools, why_not};
 use crate::claim::{MAX_ALTERNATIVES, unclaimed_in};
@@ -31,6 +32,8 @@ pub enum Decision {
     Assign(Vec<Assignment>),
     /// Claim a block, then decide again.
     Claim(BlockClaim),
+    /// Ask another node for an address of its block, then decide again.
+    Borrow(BlockBorrow),
     /// The handle holds these already; nothing is to be done.
     Held(Vec<Assignment>),
 }
@@ -47,10 +50,24 @@ pub struct BlockClaim {
     pub alternatives: Vec<Cidr>,
 }
 
+/// An address that must be borrowed before a request can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockBorrow {
+    /// The pool.
+    pub pool: PoolName,
+    /// The block to borrow from.
+    pub block: Cidr,
+    /// Its owner, as far as is known.
+    pub owner: NodeName,
+    /// Exactly this address; `None`: any.
+    pub address: Option<IpAddr>,
+}
+
 /// What one family comes to.
 enum Outcome {
     Address(Assignment),
     Claim(BlockClaim),
+    Borrow(BlockBorrow),
     Refused(Refusal),
 }
 
@@ -62,7 +79,7 @@ impl NodeIpam {
     ///    room in an owned block or with a block to claim.
     /// 3. A refusal of a family that is required refuses the request, before anything is claimed for the
     ///    other one.
-    /// 4. If any family needs a block, that block is claimed first and everything is decided again.
+    /// 4. If any family needs a block or a loan, that is got first and everything is decided again.
     ///
     /// # Errors
     /// The refusal says which kind it is, why, and how each pool stood.
@@ -75,7 +92,7 @@ impl NodeIpam {
         if let Some(held) = self.holders.get(&request.handle) {
             return self.decide_held(request, held).map(Decision::Held);
         }
-        let (mut assignments, mut claim, mut forgiven) = (Vec::new(), None, Vec::new());
+        let (mut assignments, mut first, mut forgiven) = (Vec::new(), None, Vec::new());
         for family in [Family::V4, Family::V6] {
             let wanted = request.of(family);
             if wanted.want == Want::No {
@@ -83,15 +100,16 @@ impl NodeIpam {
             }
             match self.decide_family(view, request, family, now) {
                 Outcome::Address(assignment) => assignments.push(assignment),
-                Outcome::Claim(block) => claim = claim.or(Some(block)),
+                Outcome::Claim(block) => first = first.or(Some(Decision::Claim(block))),
+                Outcome::Borrow(loan) => first = first.or(Some(Decision::Borrow(loan))),
                 Outcome::Refused(refusal) if is_forgiven(wanted.want, refusal.kind()) => {
                     forgiven.push(refusal);
                 }
                 Outcome::Refused(refusal) => return Err(refusal),
             }
         }
-        if let Some(claim) = claim {
-            Ok(Decision::Claim(claim))
+        if let Some(first) = first {
+            Ok(first)
         } else if assignments.is_empty() {
             // A family without any pool is worth a word only if the other one has none either.
             if forgiven.iter().any(|refusal: &Refusal| !refusal.details().is_empty()) {
@@ -171,20 +189,21 @@ impl NodeIpam {
             if let Some(assignment) = self.next_free(view, pool, now) {
                 return Outcome::Address(assignment);
             }
-            if view.settings.auto_allocate_blocks
-                && let Some(claim) = self.next_claim(view, pool)
+            if self.may_claim(view, family)
+                && let Some(claim) = self.next_claim(view, pool, now)
             {
                 return Outcome::Claim(claim);
+            }
+        }
+        for pool in &choice.eligible {
+            if let Some(borrow) = self.next_borrow(view, pool, now) {
+                return Outcome::Borrow(borrow);
             }
         }
         let tried = std::mem::take(&mut choice.eligible);
         for pool in &tried {
             let usage = self.pool_usage(view, pool, now);
-            let reason = if view.settings.auto_allocate_blocks {
-                PassedReason::Full(usage)
-            } else {
-                PassedReason::NoClaims(usage)
-            };
+            let reason = self.why_full(view, pool, usage, now);
             choice.passed_over.push(PassedOver { pool, reason });
         }
         Outcome::Refused(refuse_all(&request.handle, family, wanted, &tried, &choice))
@@ -192,17 +211,34 @@ impl NodeIpam {
 
     /// The next address of this node's own blocks of a pool.
     fn next_free(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<Assignment> {
-        self.blocks_of(&pool.name).filter(|block| pool.has_block(&block.cidr())).find_map(|block| {
-            let address = block.peek(view.reservations, now)?;
-            Some(Assignment { pool: pool.name.clone(), block: block.cidr(), address })
-        })
+        self.blocks_of(&pool.name)
+            .filter(|block| pool.has_block(&block.cidr()) || is_host(&block.cidr()))
+            .find_map(|block| {
+                let address = block.peek(view.reservations, now)?;
+                Some(Assignment { pool: pool.name.clone(), block: block.cidr(), address })
+            })
+    }
+
+    /// Whether the settings let this node claim one more block of a family.
+    pub(crate) fn may_claim(&self, view: &ClusterView<'_>, family: Family) -> bool {
+        view.settings.auto_allocate_blocks && !self.is_at_limit(view, family)
+    }
+
+    /// Whether this node owns as many blocks of a family as it may.
+    pub(crate) fn is_at_limit(&self, view: &ClusterView<'_>, family: Family) -> bool {
+        let owned =
+            || self.blocks().filter(|block| block.cidr().family() == family && !is_borrowed(view, block));
+        view.settings
+            .max_blocks_per_node
+            .is_some_and(|limit| owned().count() >= usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
     /// The block of a pool to claim next, with alternatives; `None` when none is unclaimed. Whether the pool
     /// may serve is not asked here.
     #[must_use]
-    pub fn next_claim(&self, view: &ClusterView<'_>, pool: &Pool) -> Option<BlockClaim> {
-        let mut blocks = unclaimed_in(pool, view.node, [&self.own, view.foreign.ranges()], view.reservations);
+    pub fn next_claim(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<BlockClaim> {
+        let mut blocks = unclaimed_in(pool, view.node, [&self.own, view.foreign.ranges()], view.reservations)
+            .filter(|block| !self.is_avoided(block, now));
         let cidr = blocks.next()?;
         Some(BlockClaim {
             pool: pool.name.clone(),
@@ -211,12 +247,47 @@ impl NodeIpam {
         })
     }
 
+    /// Whether a pool has more than so many blocks that nobody owns.
+    pub(crate) fn has_unclaimed_beyond(&self, view: &ClusterView<'_>, pool: &Pool, count: usize) -> bool {
+        unclaimed_in(pool, view.node, [&self.own, view.foreign.ranges()], view.reservations)
+            .nth(count)
+            .is_some()
+    }
+
+    /// Which node to ask for an address of this pool when no block is left; `None` when the settings are against
+    /// it or every owner has refused a short while ago.
+    fn next_borrow(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<BlockBorrow> {
+        if !may_borrow(view)
+            || (self.is_at_limit(view, pool.family()) && view.settings.at_block_limit == AtBlockLimit::Fail)
+        {
+            return None;
+        }
+        let (block, owner) = view
+            .foreign
+            .lenders(pool, view.node)
+            .find(|(block, _)| !self.is_avoided(block, now) && !view.reservations.covers(block))?;
+        Some(BlockBorrow { pool: pool.name.clone(), block, owner: owner.clone(), address: None })
+    }
+
+    fn why_full(&self, view: &ClusterView<'_>, pool: &Pool, usage: PoolUsage, now: BootTime) -> PassedReason {
+        if !view.settings.auto_allocate_blocks {
+            PassedReason::NoClaims(usage)
+        } else if self.is_at_limit(view, pool.family()) && self.next_claim(view, pool, now).is_some() {
+            let limit = view.settings.max_blocks_per_node.unwrap_or_default();
+            PassedReason::AtLimit { limit, usage }
+        } else if view.settings.strict_affinity && usage.elsewhere > 0 {
+            PassedReason::Strict(usage)
+        } else {
+            PassedReason::Full(usage)
+        }
+    }
+
     /// Decides a request for one address by name.
     ///
     /// 1. The address must lie in a pool that may serve the workload, and in one of the pools asked for, if
     ///    any were. A reservation does not stand against it, nor does `assignmentMode: Manual`.
     /// 2. In a block of this node it must be neither held nor cooling.
-    /// 3. In another node's block it is refused.
+    /// 3. In another node's block it is borrowed, unless the settings are against it.
     /// 4. Otherwise exactly its block is claimed.
     fn decide_explicit(
         &self,
@@ -263,8 +334,17 @@ impl NodeIpam {
         }
         let Some(cidr) = pool.block_of(address) else { return unfit("it is in no block".to_owned()) };
         if let Some((block, node)) = view.foreign.owner_of(address) {
+            if may_borrow(view) && pool.has_block(&block) && !self.is_avoided(&Cidr::host(address), now) {
+                let (pool, owner) = (pool.name.clone(), node.clone());
+                return Outcome::Borrow(BlockBorrow { pool, block, owner, address: Some(address) });
+            }
             let kind = RefusalKind::OtherNode { address, block, node: node.clone() };
-            return refuse(kind, format!("its block {block} belongs to node {node}"));
+            let why = if !may_borrow(view) {
+                " and borrowing is off (strictAffinity or autoAllocateBlocks)"
+            } else {
+                ", which has refused it"
+            };
+            return refuse(kind, format!("its block {block} belongs to node {node}{why}"));
         }
         if view.foreign.overlaps(&cidr) || self.overlapping_block(&cidr).is_some() {
             return unfit(format!("its block {cidr} overlaps a block of another size"));
@@ -272,8 +352,28 @@ impl NodeIpam {
         if !view.settings.auto_allocate_blocks {
             return unfit(format!("its block {cidr} belongs to nobody, and autoAllocateBlocks is false"));
         }
+        if self.is_at_limit(view, family) {
+            let limit = view.settings.max_blocks_per_node.unwrap_or_default();
+            return unfit(format!(
+                "its block {cidr} belongs to nobody, and this node owns maxBlocksPerNode ({limit}) already"
+            ));
+        }
         Outcome::Claim(BlockClaim { pool: pool.name.clone(), cidr, alternatives: Vec::new() })
     }
+}
+
+/// Whether the settings let this node borrow at all.
+fn may_borrow(view: &ClusterView<'_>) -> bool {
+    view.settings.auto_allocate_blocks && !view.settings.strict_affinity
+}
+
+/// Whether a block of this node is an address borrowed from another node's.
+pub(crate) fn is_borrowed(view: &ClusterView<'_>, block: &Block) -> bool {
+    is_host(&block.cidr()) && view.foreign.overlaps(&block.cidr())
+}
+
+fn is_host(cidr: &Cidr) -> bool {
+    cidr.size() == 1
 }
 
 fn is_among(pool: &Pool, choice: &PoolChoice<'_>) -> bool {
@@ -286,6 +386,10 @@ fn usable(block: &Block, address: IpAddr, now: BootTime) -> Result<Assignment, (
         Some(OrdinalState::Used(holder)) => {
             let kind = RefusalKind::AddressHeld { address, holder: holder.clone() };
             Err((kind, format!("it is held by {holder}")))
+        }
+        Some(OrdinalState::Lent(borrower)) => {
+            let problem = format!("it is lent to node {borrower}");
+            Err((RefusalKind::OtherNode { address, block: block.cidr(), node: borrower.clone() }, problem))
         }
         Some(OrdinalState::Cooling { until }) => {
             let left_ms = until.as_millis().saturating_sub(now.as_millis());
@@ -340,13 +444,23 @@ fn refuse_all(
         return Refusal::new(RefusalKind::NoPool { pending }, message, details);
     }
     let names: Vec<String> = tried.iter().map(|pool| format!("{} ({})", pool.name, pool.cidr)).collect();
-    let claims_off =
-        choice.passed_over.iter().any(|passed| matches!(passed.reason, PassedReason::NoClaims(_)));
-    let problem = if claims_off {
-        format!("no owned block has room and autoAllocateBlocks is false: {}", names.join(", "))
-    } else {
-        format!("pool exhausted: {}", names.join(", "))
-    };
+    let names = names.join(", ");
+    let problem = choice
+        .passed_over
+        .iter()
+        .find_map(|passed| match &passed.reason {
+            PassedReason::NoClaims(_) => {
+                Some(format!("no owned block has room and autoAllocateBlocks is false: {names}"))
+            }
+            PassedReason::AtLimit { limit, .. } => Some(format!(
+                "no owned block has room and this node owns maxBlocksPerNode ({limit}): {names}"
+            )),
+            PassedReason::Strict(_) => {
+                Some(format!("pool exhausted on this node and strictAffinity forbids borrowing: {names}"))
+            }
+            _ => None,
+        })
+        .unwrap_or_else(|| format!("pool exhausted: {names}"));
     let pools = tried.iter().map(|pool| pool.name.clone()).collect();
     Refusal::new(
         RefusalKind::Exhausted { pools },

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use model::{BootTime, Family, Handle};
 
 use super::{Assignment, NodeIpam};
+use crate::mutant::{self, Mutant};
 use crate::pool::PoolTable;
 
 /// What was asked to be freed, by whom.
@@ -83,6 +84,13 @@ impl NodeIpam {
         pools: &PoolTable,
         now: BootTime,
     ) -> Result<Freed, FreeError> {
+        if mutant::on(Mutant::FreeWithoutHolder)
+            && let Some(holder) = self.holder_of(address).cloned()
+        {
+            let freed = self.decide_free_address(&holder, address)?;
+            self.give_back(&holder, &freed, pools, now);
+            return Ok(freed);
+        }
         let freed = self.decide_free_address(handle, address)?;
         self.give_back(handle, &freed, pools, now);
         Ok(freed)
@@ -117,7 +125,10 @@ impl NodeIpam {
 
     fn give_back(&mut self, handle: &Handle, freed: &[Assignment], pools: &PoolTable, now: BootTime) {
         for Assignment { pool, address, .. } in freed {
-            let cooldown = pools.by_name(pool).map(|pool| pool.cooldown).unwrap_or_default();
+            let mut cooldown = pools.by_name(pool).map(|pool| pool.cooldown).unwrap_or_default();
+            if mutant::on(Mutant::NoCooldown) {
+                cooldown = std::time::Duration::ZERO;
+            }
             if let Some(block) = self.block_around_mut(*address) {
                 block.give_back(*address, now, now.after(cooldown));
             }

@@ -12,6 +12,7 @@
 
 mod assign;
 mod free;
+mod loan;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{BootTime, Cidr, Family, Handle, Labels, NodeName, PoolName};
 
@@ -29,7 +31,8 @@ use crate::pool::PoolTable;
 use crate::ranges::RangeSet;
 use crate::reservation::Reservations;
 
-pub use assign::{Assignment, BlockClaim, Decision};
+pub(crate) use assign::is_borrowed;
+pub use assign::{Assignment, BlockBorrow, BlockClaim, Decision};
 pub use free::{FreeError, FreeItem, Freed};
 
 /// What a decision needs to know of the world outside this node's blocks.
@@ -57,27 +60,81 @@ pub struct Settings {
     pub enforce_selectors_on_request: bool,
     /// Whether a block may be claimed when owned ones have no room (default); Calico's `autoAllocateBlocks`.
     pub auto_allocate_blocks: bool,
+    /// Whether addresses are never borrowed from other nodes' blocks, nor lent (not the default); Calico's
+    /// `strictAffinity`.
+    pub strict_affinity: bool,
+    /// The most blocks of one family this node may own; `None`: no limit. Calico's `maxBlocksPerHost`.
+    pub max_blocks_per_node: Option<u32>,
+    /// What happens at that limit.
+    pub at_block_limit: AtBlockLimit,
+    /// How long things are left as they are before they are given up.
+    pub graces: Graces,
+}
+
+/// How long things are left as they are before they are given up. All by `CLOCK_BOOTTIME` of the node that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Graces {
+    /// An empty block that is not needed, before it is released.
+    pub release_after: Duration,
+    /// A borrowed address that nobody holds, before it is returned.
+    pub return_after: Duration,
+    /// A node that is gone, before its blocks and loans may be taken. It must be off or fenced by then: an agent
+    /// that runs on without the API server keeps handing out addresses of its blocks.
+    pub gone_after: Duration,
+    /// A block that was lost to another node, or a loan that was refused, before it is tried again.
+    pub avoid_for: Duration,
+}
+
+impl Default for Graces {
+    /// Five minutes for blocks, one for loans, ten for nodes, ten seconds between tries.
+    fn default() -> Self {
+        Self {
+            release_after: Duration::from_secs(300),
+            return_after: Duration::from_secs(60),
+            gone_after: Duration::from_secs(600),
+            avoid_for: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a node does that may not claim another block because of `max_blocks_per_node`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtBlockLimit {
+    /// It borrows single addresses from other nodes.
+    Borrow,
+    /// It refuses.
+    #[default]
+    Fail,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enforce_selectors_on_request: true, auto_allocate_blocks: true }
+        Self {
+            enforce_selectors_on_request: true,
+            auto_allocate_blocks: true,
+            strict_affinity: false,
+            max_blocks_per_node: None,
+            at_block_limit: AtBlockLimit::default(),
+            graces: Graces::default(),
+        }
     }
 }
 
 /// The addresses of this node. There is one for each agent, rebuilt from the journal at each start; it dies
 /// with the agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeIpam {
     blocks: BTreeMap<Cidr, Block>,
     by_pool: BTreeMap<PoolName, BTreeSet<Cidr>>,
     /// The same blocks, for finding unclaimed ones.
     own: RangeSet,
     holders: BTreeMap<Arc<Handle>, Held>,
+    /// Blocks not to be chosen for a while.
+    avoid: BTreeMap<Cidr, BootTime>,
 }
 
 /// What one handle holds: at most one address of each family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Held {
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
@@ -135,6 +192,14 @@ pub enum ApplyError {
     Ordinal {
         /// For whom.
         handle: Handle,
+        /// What stands in the way.
+        source: OrdinalError,
+    },
+    /// The address is outside its block, held, or lent to another node already.
+    #[error("cannot lend an address to node {borrower}: {source}")]
+    Lend {
+        /// To whom.
+        borrower: NodeName,
         /// What stands in the way.
         source: OrdinalError,
     },

@@ -33,6 +33,7 @@ fn a12_an_explicit_address_in_a_block_nobody_owns_claims_exactly_that_block() {
 #[test]
 fn a12_an_explicit_address_that_cannot_be_given_says_what_stands_in_its_way() {
     let mut world = world();
+    world.settings.strict_affinity = true;
     world.serve(&at_address("holder", "10.0.0.5")).unwrap();
     let check = |request: &AssignRequest, expected: &str| {
         assert_eq!(world.decide(request).unwrap_err().to_string(), expected);
@@ -40,7 +41,8 @@ fn a12_an_explicit_address_that_cannot_be_given_says_what_stands_in_its_way() {
     check(&at_address("c", "10.0.0.5"), "cannot give 10.0.0.5 to c/eth0: it is held by holder/eth0");
     check(
         &at_address("c", "10.0.0.130"),
-        "cannot give 10.0.0.130 to c/eth0: its block 10.0.0.128/26 belongs to node node-2",
+        "cannot give 10.0.0.130 to c/eth0: its block 10.0.0.128/26 belongs to node node-2 and borrowing \
+         is off (strictAffinity or autoAllocateBlocks)",
     );
     check(
         &at_address("c", "10.0.0.250"),

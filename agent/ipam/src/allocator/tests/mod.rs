@@ -88,6 +88,13 @@ impl World {
                     self.ipam.apply_claim(claim.cidr, &claim.pool).unwrap();
                     self.claims += 1;
                 }
+                // Nobody is there to ask: as an owner that refuses.
+                Decision::Borrow(borrow) => {
+                    self.ipam.apply_avoid(
+                        borrow.address.map_or(borrow.block, Cidr::host),
+                        BootTime::from_millis(u64::MAX),
+                    );
+                }
                 Decision::Held(held) => return Ok(text(&held)),
                 Decision::Assign(assignments) => {
                     self.ipam.apply_assign(&request.handle, &assignments, self.now).unwrap();

@@ -12,6 +12,7 @@ pub mod logging;
 pub mod node;
 pub mod operator;
 pub mod pods;
+pub mod random;
 pub mod run;
 pub mod server;
 pub mod service;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataplane::{Dataplane, Settings};
+use store::Store;
 use store::embedded::{EmbeddedStore, OpenOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use crate::clock;
 use crate::config::{Config, OnLocked};
 use crate::journal::{Journal, Lock, LockError, Owner};
 use crate::node::Node;
+use crate::node::surroundings::Surroundings;
 use crate::server::Server;
 use crate::service::AgentService;
 
@@ -44,12 +46,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .context("open the dataplane")?,
     );
     let store = open_store(&config.store_path).await?;
-    let (socket_path, resync) = (config.socket_path.clone(), config.resync);
+    let socket_path = config.socket_path.clone();
     info!(node = %config.node_name, socket = %socket_path.display(), "starting");
     // The watches outlive the last request: it may wait for what they show.
     let followers = CancellationToken::new();
     let _end_watches = followers.clone().drop_guard();
-    let node = Node::start(config, store, dataplane, journal, loaded, &followers).await?;
+    let node = Node::start(Surroundings::real(), config, store, dataplane, journal, loaded, &followers).await?;
     let server = Server::bind(&socket_path)?;
     let summary = node.reconciler.summary();
     info!(
@@ -58,13 +60,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         errors = summary.last_errors.len(),
         "serving"
     );
-    let reconciling = tokio::spawn(node.reconciler.clone().follow(resync, stop.clone()));
-    let retiring = tokio::spawn(retire_now_and_then(node.clone(), stop.clone()));
+    let tending = tokio::spawn(tend(node.clone(), stop.clone()));
     server.serve(Arc::new(AgentService::new(&node)), stop.clone()).await;
     // The last request has ended; nothing else may change state from here on.
-    let _ = tokio::join!(reconciling, retiring);
+    let _ = tending.await;
     info!("stopped; pods and their traffic go on");
     Ok(())
+}
+
+/// Everything a node does beside answering requests, until `stop` fires and what is under way has ended.
+pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
+    let reconciling = node.reconciler.clone().follow(node.config.resync, stop.clone());
+    tokio::join!(reconciling, retire_now_and_then(&node, &stop));
 }
 
 /// Takes the programs off, under the lock: not while an agent runs.
@@ -135,7 +142,7 @@ async fn open_store(path: &Path) -> anyhow::Result<EmbeddedStore> {
     Ok(EmbeddedStore::open(path, OpenOptions::default()).await?)
 }
 
-async fn retire_now_and_then(node: Arc<Node<EmbeddedStore>>, stop: CancellationToken) {
+async fn retire_now_and_then<S: Store>(node: &Node<S>, stop: &CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(RETIRE_INTERVAL)).await.is_some() {
         node.retire_all().await;
     }

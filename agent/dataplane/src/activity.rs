@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A moment, in the order of wirings and unwirings.
 #[derive(Clone, Copy, Debug)]

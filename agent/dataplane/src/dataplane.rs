@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bpf::{AttachMode, PoolCounters};
 use model::{Handle, Identity, IdentityError, MarkLayout, TagId};
+use tokio::time::Instant;
 
 use crate::activity::{Activity, Epoch};
 use crate::check::{self, Difference, PodState};
@@ -108,7 +108,7 @@ pub struct KernelPod {
 
 impl KernelPod {
     /// `None` for an interface of somebody else.
-    fn of_link(link: Link) -> Option<Self> {
+    pub(crate) fn of_link(link: Link) -> Option<Self> {
         let identity = match Identity::parse_alias(&link.alias) {
             Err(IdentityError::Foreign) => return None,
             identity => identity,
@@ -522,7 +522,7 @@ impl Dataplane {
     /// # Errors
     /// The kernel would not.
     pub fn events(&self) -> Result<Events, DataplaneError> {
-        Ok(Events::open()?)
+        Ok(self.kernel.open_events()?)
     }
 
     /// Removes what agents of other map layouts have pinned, once a reconciliation has attached everything anew.

@@ -34,7 +34,15 @@ pub enum Event {
 
 /// A subscription to changes in one network namespace; ends when dropped.
 pub struct Events {
-    socket: TokioSocket,
+    source: Source,
+}
+
+enum Source {
+    /// The kernel tells.
+    Netlink(TokioSocket),
+    /// A kernel in memory tells.
+    #[cfg(any(test, feature = "fake"))]
+    Fake(std::sync::Arc<tokio::sync::Notify>),
 }
 
 impl fmt::Debug for Events {
@@ -64,7 +72,7 @@ impl Events {
             if let Err(error) = socket.socket_ref().set_rx_buf_sz(RECEIVE_BYTES) {
                 tracing::debug!(%error, "the event socket keeps its default receive buffer");
             }
-            Ok(Self { socket })
+            Ok(Self { source: Source::Netlink(socket) })
         };
         subscribe()
             .map_err(|cause| KernelError::io("subscribe to changes of links, addresses and routes", cause))
@@ -76,29 +84,42 @@ impl Events {
     /// # Errors
     /// The socket broke; subscribe again.
     pub async fn next(&mut self) -> Result<Event, KernelError> {
-        poll_fn(|context| self.poll_next(context))
-            .await
-            .map_err(|cause| KernelError::io("wait for changes of links, addresses and routes", cause))
-    }
-
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Event>> {
-        let mut first = None;
-        let mut bytes: Vec<u8> = Vec::with_capacity(64 * 1024);
-        for _ in 0..DRAIN_MAX {
-            bytes.clear();
-            match self.socket.poll_recv(context, &mut bytes) {
-                Poll::Ready(Ok(())) => first = first.or_else(|| kind_of(&bytes)),
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Poll::Ready(Err(error)) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    first = Some(Event::Overflow);
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                // The waker is set, which does no harm if there is something to return now.
-                Poll::Pending => return first.map_or(Poll::Pending, |event| Poll::Ready(Ok(event))),
+        match &mut self.source {
+            Source::Netlink(socket) => poll_fn(|context| poll_next(socket, context))
+                .await
+                .map_err(|cause| KernelError::io("wait for changes of links, addresses and routes", cause)),
+            #[cfg(any(test, feature = "fake"))]
+            Source::Fake(changed) => {
+                changed.notified().await;
+                Ok(Event::Link)
             }
         }
-        Poll::Ready(Ok(first.unwrap_or(Event::Overflow)))
     }
+
+    /// A subscription to a kernel in memory, which has one subscriber at a time.
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn of_fake(changed: std::sync::Arc<tokio::sync::Notify>) -> Self {
+        Self { source: Source::Fake(changed) }
+    }
+}
+
+fn poll_next(socket: &mut TokioSocket, context: &mut Context<'_>) -> Poll<io::Result<Event>> {
+    let mut first = None;
+    let mut bytes: Vec<u8> = Vec::with_capacity(64 * 1024);
+    for _ in 0..DRAIN_MAX {
+        bytes.clear();
+        match socket.poll_recv(context, &mut bytes) {
+            Poll::Ready(Ok(())) => first = first.or_else(|| kind_of(&bytes)),
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Poll::Ready(Err(error)) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                first = Some(Event::Overflow);
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            // The waker is set, which does no harm if there is something to return now.
+            Poll::Pending => return first.map_or(Poll::Pending, |event| Poll::Ready(Ok(event))),
+        }
+    }
+    Poll::Ready(Ok(first.unwrap_or(Event::Overflow)))
 }
 
 /// Most datagrams taken at once, so that a storm of changes does not keep the caller from its work.

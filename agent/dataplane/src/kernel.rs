@@ -11,10 +11,11 @@ use bpf::PoolCounters;
 use model::TagId;
 use rustix::io::Errno;
 
+use crate::events::Events;
 use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
 use crate::op::{Op, Outcome};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
 pub(crate) mod fake;
 mod linux;
 mod message;
@@ -175,6 +176,9 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Whether programs are attached by TCX links rather than clsact filters.
     fn uses_tcx(&self) -> bool;
+
+    /// Subscribes to changes of interfaces, addresses and routes.
+    fn open_events(&self) -> Result<Events, KernelError>;
 
     /// Takes off every program, map and pin of ours.
     fn remove_programs(&self) -> Result<(), KernelError>;

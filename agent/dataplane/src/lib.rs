@@ -22,6 +22,8 @@ mod check;
 mod dataplane;
 mod desired;
 mod events;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod interpreter;
 mod kernel;
 mod object;

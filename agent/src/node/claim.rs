@@ -61,7 +61,7 @@ impl<S: Store> Node<S> {
         let view = self.world.view();
         let uid = view.pools.by_name(pool).map(|pool| pool.uid.clone()).unwrap_or_default();
         for cidr in std::iter::once(&claim.cidr).chain(&claim.alternatives) {
-            let fresh = uuid::Uuid::new_v4().to_string();
+            let fresh = self.surroundings.random.uuid();
             let nonce = self.ledger().intend_claim(*cidr, pool, fresh).map_err(|error| internal(&error))?;
             if self.create(*cidr, pool, &uid, nonce).await? {
                 self.confirm(*cidr, pool, &uid).await?;

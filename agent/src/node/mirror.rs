@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use store::resource::Resource;
 use store::{Event, Key, Revision, Store, StoreError, Versioned};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -24,12 +24,14 @@ const REACH_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Mirror<R> {
     objects: Arc<RwLock<BTreeMap<Key, Versioned<R>>>>,
+    /// How far the copy is. Those who wait for a revision are told by `arrived`, in the order in which they came.
     seen: watch::Sender<Revision>,
+    arrived: Arc<Notify>,
 }
 
 impl<R> Clone for Mirror<R> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), seen: self.seen.clone() }
+        Self { objects: self.objects.clone(), seen: self.seen.clone(), arrived: self.arrived.clone() }
     }
 }
 
@@ -39,7 +41,7 @@ impl<R: Resource> Mirror<R> {
     /// # Errors
     /// The first list fails: there is nothing to serve from.
     pub async fn start<S: Store>(store: &S, stop: &CancellationToken) -> Result<Self, StoreError> {
-        let mirror = Self { objects: Arc::default(), seen: watch::channel(Revision::ZERO).0 };
+        let mirror = Self { objects: Arc::default(), seen: watch::channel(Revision::ZERO).0, arrived: Arc::default() };
         let from = mirror.relist(store).await?;
         let (follower, store, stop) = (mirror.clone(), store.clone(), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(follower.follow(store, from)).await });
@@ -66,11 +68,24 @@ impl<R: Resource> Mirror<R> {
     /// Returns when the copy has seen `revision`, or says after [`REACH_LIMIT`] that it has not: then the watch is
     /// broken, and what waits for it must not wait for ever.
     pub async fn reached(&self, revision: Revision) {
-        let mut changes = self.changes();
-        let seen = tokio::time::timeout(REACH_LIMIT, changes.wait_for(|seen| *seen >= revision)).await;
+        let seen = tokio::time::timeout(REACH_LIMIT, async {
+            loop {
+                let arrived = self.arrived.notified();
+                if *self.seen.borrow() >= revision {
+                    return;
+                }
+                arrived.await;
+            }
+        });
+        let seen = seen.await;
         if seen.is_err() {
             warn!(kind = R::KIND, %revision, limit_s = REACH_LIMIT.as_secs(), "the watch does not show a change that was made");
         }
+    }
+
+    fn tell(&self, revision: Revision) {
+        self.seen.send_replace(revision);
+        self.arrived.notify_waiters();
     }
 
     async fn relist<S: Store>(&self, store: &S) -> Result<Revision, StoreError> {
@@ -83,7 +98,7 @@ impl<R: Resource> Mirror<R> {
             }
         }
         *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
-        self.seen.send_replace(list.revision);
+        self.tell(list.revision);
         Ok(list.revision)
     }
 
@@ -117,7 +132,7 @@ impl<R: Resource> Mirror<R> {
                 }
             }
             *from = revision;
-            self.seen.send_replace(revision);
+            self.tell(revision);
         }
         Ok(())
     }

@@ -9,22 +9,27 @@ pub mod pod;
 pub mod reconcile;
 pub mod retire;
 pub mod start;
+pub mod surroundings;
 pub mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataplane::Dataplane;
+use model::BootTime;
 use store::Store;
 
 use crate::config::Config;
 use gate::Gates;
 use ledger::Ledger;
 use reconcile::Reconciler;
+use surroundings::Surroundings;
 use world::World;
 
 /// Everything that serves requests of this node. One for each agent, shared by all its tasks.
 #[derive(Debug)]
 pub struct Node<S> {
+    /// Time and randomness, and where kernel work runs.
+    pub surroundings: Surroundings,
     /// The checked configuration.
     pub config: Config,
     /// The cluster store.
@@ -49,14 +54,20 @@ impl<S: Store> Node<S> {
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Runs kernel work, which is synchronous, off the asynchronous threads.
-///
-/// # Errors
-/// The work panicked.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, tokio::task::JoinError> {
-    tokio::task::spawn_blocking(work).await
+    /// Now, by this machine's clock.
+    pub fn now(&self) -> BootTime {
+        self.surroundings.clock.now()
+    }
+
+    /// Runs kernel work, which is synchronous, off the asynchronous threads.
+    ///
+    /// # Errors
+    /// The work panicked.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
+        self.surroundings.kernel_work.run(work).await
+    }
 }

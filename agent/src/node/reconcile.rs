@@ -4,15 +4,17 @@
 //! routes that somebody made, by a timer, and by whoever must know that a change has arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dataplane::{Dataplane, DesiredState, Report, Uplink};
 use model::{Cidr, Family};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::ledger::Ledger;
+use super::surroundings::KernelWork;
 use super::world::World;
 
 /// Changes that come together are answered together.
@@ -37,6 +39,7 @@ struct Shared {
     world: Arc<World>,
     ledger: Arc<Mutex<Ledger>>,
     wanted: Notify,
+    kernel_work: KernelWork,
     one_at_a_time: tokio::sync::Mutex<()>,
     summary: watch::Sender<Summary>,
     /// As the last run found it, so that an ADD need not look for it among all routes.
@@ -65,12 +68,14 @@ impl Reconciler {
         dataplane: Arc<Dataplane>,
         world: Arc<World>,
         ledger: Arc<Mutex<Ledger>>,
+        kernel_work: KernelWork,
         sweep: bool,
     ) -> Self {
         let shared = Shared {
             dataplane,
             world,
             ledger,
+            kernel_work,
             wanted: Notify::new(),
             one_at_a_time: tokio::sync::Mutex::default(),
             summary: watch::channel(Summary::default()).0,
@@ -102,7 +107,7 @@ impl Reconciler {
     pub async fn run(&self) -> Vec<String> {
         let _turn = self.shared.one_at_a_time.lock().await;
         let shared = self.shared.clone();
-        let done = super::blocking(move || shared.reconcile()).await;
+        let done = self.shared.kernel_work.run(move || shared.reconcile()).await;
         let report = match done {
             Ok(report) => report,
             Err(error) => return vec![format!("reconcile: {error}")],
@@ -138,6 +143,7 @@ impl Reconciler {
             let failed = !self.summary().last_errors.is_empty();
             let pause = if failed { RETRY_DELAY } else { resync };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = self.shared.wanted.notified() => {}
                 _ = views.changed() => {}

@@ -14,7 +14,6 @@ use tracing::{info, warn};
 
 use super::Node;
 use super::admission::{RegistryWriteError, update_registry};
-use crate::clock;
 
 /// How far a deletion got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +139,7 @@ impl<S: Store> Node<S> {
     async fn release(&self, cidr: Cidr) -> Result<(), StoreError> {
         {
             let mut ledger = self.ledger();
-            if !ledger.ipam().block(&cidr).is_some_and(|block| block.is_idle(clock::now())) {
+            if !ledger.ipam().block(&cidr).is_some_and(|block| block.is_idle(self.now())) {
                 return Ok(());
             }
             // Nothing new from here on, while the store is asked.
@@ -150,7 +149,7 @@ impl<S: Store> Node<S> {
         }
         // On an error its outcome is not known: the block serves nothing until the next run has settled it.
         let deleted = self.delete_block(cidr).await?;
-        if let Err(error) = self.ledger().drop_block(&cidr, clock::now()) {
+        if let Err(error) = self.ledger().drop_block(&cidr, self.now()) {
             warn!(block = %cidr, %error, "a released block is kept");
         }
         info!(block = %cidr, "released a block");

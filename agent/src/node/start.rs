@@ -23,9 +23,9 @@ use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
 use super::pod::{Pod, Wired};
 use super::reconcile::Reconciler;
+use super::surroundings::Surroundings;
 use super::world::{self, View, World};
-use super::{Node, blocking};
-use crate::clock;
+use super::Node;
 use crate::config::Config;
 use crate::journal::{Journal, Loaded};
 
@@ -59,6 +59,7 @@ impl<S: Store> Node<S> {
     /// # Errors
     /// The store or the kernel cannot be read. A damaged journal is no error.
     pub async fn start(
+        surroundings: Surroundings,
         config: Config,
         store: S,
         dataplane: Arc<Dataplane>,
@@ -72,7 +73,7 @@ impl<S: Store> Node<S> {
             marks: config.mark_layout,
         };
         let world = World::start(&store, node, followers).await?;
-        let now = clock::now();
+        let now = surroundings.clock.now();
         let view = world.view();
         let records = match &loaded {
             Loaded::Records { records, dropped_bytes } => {
@@ -91,7 +92,7 @@ impl<S: Store> Node<S> {
         };
         let (mut ledger, mut problems) = Ledger::replay(journal, &view.own, records, now);
         let reading = dataplane.clone();
-        let found = blocking(move || reading.fetch_pods()).await??;
+        let found = surroundings.kernel_work.run(move || reading.fetch_pods()).await??;
         let (unknown, malformed) = unknown_pods(found, &ledger, &view, now);
         problems.extend(malformed);
         // An interface of ours is made after its record and gone before the record of its end: one that no record
@@ -114,9 +115,15 @@ impl<S: Store> Node<S> {
             );
         }
         let ledger = Arc::new(Mutex::new(ledger));
-        let reconciler =
-            Reconciler::new(dataplane.clone(), world.clone(), ledger.clone(), problems.is_empty());
+        let reconciler = Reconciler::new(
+            dataplane.clone(),
+            world.clone(),
+            ledger.clone(),
+            surroundings.kernel_work.clone(),
+            problems.is_empty(),
+        );
         let node = Arc::new(Self {
+            surroundings,
             config,
             store,
             world,
@@ -139,7 +146,7 @@ impl<S: Store> Node<S> {
     /// Programs and maps of an agent with another layout of maps, now that every pod has the current ones.
     async fn remove_other_versions(&self) -> Result<(), StartError> {
         let dataplane = self.dataplane.clone();
-        match blocking(move || dataplane.remove_other_versions()).await? {
+        match self.blocking(move || dataplane.remove_other_versions()).await? {
             Ok(versions) if versions.is_empty() => {}
             Ok(versions) => info!(?versions, "programs and maps of other versions are removed"),
             Err(error) => warn!(%error, "programs or maps of another version stay"),
@@ -156,13 +163,13 @@ impl<S: Store> Node<S> {
         for handle in unfinished {
             warn!(%handle, "an ADD that a crash cut short is taken back");
             let (dataplane, taken_off) = (self.dataplane.clone(), handle.clone());
-            if let Err(errors) = blocking(move || dataplane.unwire(&taken_off)).await?
+            if let Err(errors) = self.blocking(move || dataplane.unwire(&taken_off)).await?
                 && !errors.iter().all(DataplaneError::is_conflict)
             {
                 error!(%handle, ?errors, "its interface stays, and so do its addresses");
                 continue;
             }
-            if let Err(error) = self.ledger().free(&handle, &self.world.view().pools, clock::now()) {
+            if let Err(error) = self.ledger().free(&handle, &self.world.view().pools, self.now()) {
                 error!(%handle, %error, "its addresses stay assigned");
             }
         }

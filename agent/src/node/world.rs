@@ -183,6 +183,7 @@ impl World {
         loop {
             // The senders live in the copies, which live as long as `self`.
             let _ = tokio::select! {
+                biased;
                 change = pools.changed() => change,
                 change = registry.changed() => change,
                 change = reservations.changed() => change,

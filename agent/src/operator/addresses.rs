@@ -12,8 +12,6 @@ use store::Store;
 
 use super::Operator;
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
-use crate::clock;
-use crate::node::blocking;
 use crate::node::ledger::{Ledger, LedgerError};
 use crate::node::world::View;
 
@@ -23,7 +21,7 @@ impl<S: Store> Operator<S> {
     pub fn ipam_show(&self, request: &IpamShowRequest) -> IpamReply {
         let view = self.node.world.view();
         let ledger = self.node.ledger();
-        let now = clock::now();
+        let now = self.node.now();
         let asked = |range: model::Cidr| request.address.is_none_or(|address| range.contains(address));
         let pools = view.pools.iter().filter(|pool| asked(pool.cidr)).map(|pool| {
             let usage = ledger.ipam().pool_usage(&view.cluster(), pool, now);
@@ -149,7 +147,7 @@ impl<S: Store> Operator<S> {
             decided.map_err(|error| refuse(ErrorCode::Conflict, error))?;
         }
         let reading = self.node.dataplane.clone();
-        let interfaces = blocking(move || reading.fetch_pods()).await.map_err(internal)?.map_err(internal)?;
+        let interfaces = self.node.blocking(move || reading.fetch_pods()).await.map_err(internal)?.map_err(internal)?;
         let wired = interfaces.iter().any(|interface| interface.host_ifname == handle.host_ifname());
         if wired && !request.force {
             let message = format!("{handle} is in use: its interface {} exists", handle.host_ifname());
@@ -159,7 +157,7 @@ impl<S: Store> Operator<S> {
         }
         if wired {
             let (dataplane, taken_off) = (self.node.dataplane.clone(), handle.clone());
-            let unwired = blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
+            let unwired = self.node.blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
             unwired.map_err(|errors| {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 try_again(format!("take {handle} off: {}", lines.join("; ")))
@@ -167,7 +165,7 @@ impl<S: Store> Operator<S> {
         }
         let view = self.node.world.view();
         let mut ledger = self.node.ledger();
-        let now = clock::now();
+        let now = self.node.now();
         // With the interface gone, none of its addresses is of use to anybody.
         let freed = match request.address.filter(|_| !wired) {
             Some(address) => ledger.free_address(&handle, address, &view.pools, now),

@@ -18,6 +18,7 @@ use crate::node::admission::decide_admissions;
 use crate::node::mirror::Mirror;
 use crate::node::world::World;
 use crate::pods::INVENTED_UID_PREFIX;
+use crate::random::Random;
 
 /// A change of one object that was checked and not made.
 #[derive(Debug)]
@@ -118,10 +119,10 @@ impl<R: Resource> Write<R> {
 }
 
 impl AnyWrite {
-    fn plan(world: &World, validated: Validated) -> (Kind, Self) {
+    fn plan(world: &World, random: &Random, validated: Validated) -> (Kind, Self) {
         let key = &validated.key;
         let kind = validated.object.kind();
-        let uuid = || uuid::Uuid::new_v4().to_string();
+        let uuid = || random.uuid();
         let write = match validated.object {
             Object::Pool(pool) => {
                 let mut write = Write::plan(&world.pools, key, pool.0, uuid);
@@ -164,7 +165,7 @@ impl<S: Store> Operator<S> {
         for mut object in validated {
             reply.warnings.append(&mut object.warnings);
             let name = object.key.to_string();
-            let (kind, write) = AnyWrite::plan(world, object);
+            let (kind, write) = AnyWrite::plan(world, &self.node.surroundings.random, object);
             let outcome = each!(&write, world, |write, _mirror| write.outcome());
             reply.results.push(ObjectResult {
                 kind: kind.word().to_owned(),

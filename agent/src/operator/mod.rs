@@ -18,13 +18,13 @@ pub struct Operator<S> {
     node: Arc<Node<S>>,
     /// One change of objects at a time: what was checked is still so when it is written.
     writing: tokio::sync::Mutex<()>,
-    started: std::time::Instant,
+    started: tokio::time::Instant,
 }
 
 impl<S: Store> Operator<S> {
     /// Serves from this node.
     #[must_use]
     pub fn new(node: Arc<Node<S>>) -> Self {
-        Self { node, writing: tokio::sync::Mutex::default(), started: std::time::Instant::now() }
+        Self { node, writing: tokio::sync::Mutex::default(), started: tokio::time::Instant::now() }
     }
 }

@@ -8,7 +8,6 @@ use store::Store;
 
 use super::Operator;
 use crate::answer::{Answer, internal};
-use crate::node::blocking;
 
 /// Version of this agent.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -44,7 +43,7 @@ impl<S: Store> Operator<S> {
     /// The kernel does not answer.
     pub async fn node_status(&self) -> Answer<NodeStatusReply> {
         let dataplane = self.node.dataplane.clone();
-        let read = blocking(move || {
+        let read = self.node.blocking(move || {
             Ok::<_, dataplane::DataplaneError>((
                 dataplane.uplink()?,
                 dataplane.drops()?,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use dataplane::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, WireError};
 use ipam::{Assignment, Decision, Pool};
-use model::{Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
+use model::{BootTime, Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
 use rpc::{AddReply, AddRequest, AddressReply, ErrorCode, InterfaceReply, RpcError};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,10 @@ use tracing::{debug, info, warn};
 use super::netns::Netns;
 use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
-use crate::clock;
 use crate::node::claim::ClaimError;
 use crate::node::ledger::LedgerError;
 use crate::node::pod::{self, Wired};
-use crate::node::{Node, blocking};
+use crate::node::Node;
 
 /// How often a decision may be followed by a claim or a lost race before the runtime is asked to come again.
 const MAX_ROUNDS: usize = 16;
@@ -86,7 +85,7 @@ impl<S: Store> Pods<S> {
         netns: &Arc<Netns>,
     ) -> Answer<Option<dataplane::Difference>> {
         let (dataplane, netns) = (self.node.dataplane.clone(), netns.clone());
-        let checked = blocking(move || dataplane.check(&wiring, netns.as_fd())).await.map_err(internal)?;
+        let checked = self.node.blocking(move || dataplane.check(&wiring, netns.as_fd())).await.map_err(internal)?;
         checked.map_err(internal)
     }
 
@@ -97,14 +96,14 @@ impl<S: Store> Pods<S> {
             let view = self.node.world.view();
             let claim = {
                 let mut ledger = self.node.ledger();
-                let now = clock::now();
+                let now = self.node.now();
                 match ledger
                     .ipam()
                     .decide_assign(&view.cluster(), &wanted, now)
                     .map_err(|refusal| refused(handle, &refusal))?
                 {
                     Decision::Assign(assignments) => {
-                        let pod = pod_of(handle, request, netns, &assignments);
+                        let pod = pod_of(handle, request, netns, &assignments, now);
                         ledger
                             .assign(pod.clone(), &assignments, now)
                             .map_err(|error| kept_nothing(&error))?;
@@ -144,7 +143,7 @@ impl<S: Store> Pods<S> {
         let (dataplane, node, netns_of_work) =
             (self.node.dataplane.clone(), self.node.clone(), netns.clone());
         let (identity, asked_mtu) = (pod.identity.clone(), request.options.mtu_bytes);
-        let wired = blocking(move || {
+        let wired = self.node.blocking(move || {
             let mtu_bytes = mtu_of(&node, asked_mtu, modes)?;
             let wiring = PodWiring { identity, mtu_bytes };
             let wired = dataplane
@@ -154,7 +153,7 @@ impl<S: Store> Pods<S> {
                 host_mac: wired.host_mac.to_string(),
                 pod_mac: wired.pod_mac.to_string(),
                 mtu_bytes,
-                at: clock::now(),
+                at: node.now(),
             })
         });
         let wired = wired.await.map_err(internal)??;
@@ -197,7 +196,13 @@ fn mtu_of<S: Store>(node: &Node<S>, asked: Option<u32>, modes: Vec<IpipMode>) ->
     }
 }
 
-fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[Assignment]) -> pod::Pod {
+fn pod_of(
+    handle: &Handle,
+    request: &AddRequest,
+    netns: &Netns,
+    assignments: &[Assignment],
+    now: BootTime,
+) -> pod::Pod {
     let mut identity = Identity {
         handle: handle.clone(),
         ipv4: None,
@@ -217,7 +222,7 @@ fn pod_of(handle: &Handle, request: &AddRequest, netns: &Netns, assignments: &[A
         }
     }
     let pools = of_family.into_iter().flatten().collect();
-    pod::Pod { identity, pools, netns: Some(netns.id()), since: clock::now(), wired: None }
+    pod::Pod { identity, pools, netns: Some(netns.id()), since: now, wired: None }
 }
 
 fn reply_of(pod: &pod::Pod, wired: &Wired) -> Answer<AddReply> {

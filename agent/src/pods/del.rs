@@ -8,8 +8,6 @@ use tracing::info;
 
 use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, try_again};
-use crate::clock;
-use crate::node::blocking;
 
 impl<S: Store> Pods<S> {
     /// Serves a DEL. ADDs of the handle that are under way are cancelled and taken back first.
@@ -26,7 +24,7 @@ impl<S: Store> Pods<S> {
     /// handle's turn.
     pub(super) async fn remove(&self, handle: &Handle) -> Answer<()> {
         let (dataplane, taken_off) = (self.node.dataplane.clone(), handle.clone());
-        let unwired = blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
+        let unwired = self.node.blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;
         let was_wired = match unwired {
             Ok(was_wired) => was_wired,
             // An interface of that name that is not ours, and none of the handle's own: its addresses can go.
@@ -43,7 +41,7 @@ impl<S: Store> Pods<S> {
         };
         let freed = {
             let view = self.node.world.view();
-            self.node.ledger().free(handle, &view.pools, clock::now()).map_err(try_again)?
+            self.node.ledger().free(handle, &view.pools, self.node.now()).map_err(try_again)?
         };
         if was_wired || !freed.is_empty() {
             info!(%handle, ?freed, "removed");

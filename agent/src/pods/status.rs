@@ -6,7 +6,6 @@ use store::Store;
 
 use super::Pods;
 use crate::answer::{Answer, refuse};
-use crate::clock;
 
 impl<S: Store> Pods<S> {
     /// Serves a STATUS.
@@ -24,7 +23,7 @@ impl<S: Store> Pods<S> {
         }
         let view = self.node.world.view();
         let ledger = self.node.ledger();
-        let now = clock::now();
+        let now = self.node.now();
         let mut details = Vec::new();
         let has_room = |pool: &Pool| {
             let mine = pool.node_selector.matches(&self.node.world.node().labels);

@@ -68,6 +68,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// `from` lies in a future of this store (it went back). List again and watch from there.
     fn watch<R: Resource>(&self, from: Revision)
     -> impl Future<Output = Result<Watch<R>, StoreError>> + Send;
+
+    /// A random number, for pauses between tries: whoever needs runs that can be repeated gives its own.
+    fn random(&self) -> u64 {
+        uuid::Uuid::new_v4().as_u64_pair().1
+    }
 }
 
 /// All objects of a kind at one moment.

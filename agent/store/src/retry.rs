@@ -107,7 +107,7 @@ where
         if failed >= patience.max_tries {
             return Err(error.into());
         }
-        tokio::time::sleep(jitter(patience.pause_ceiling(failed - 1))).await;
+        tokio::time::sleep(jitter(store.random(), patience.pause_ceiling(failed - 1))).await;
     }
 }
 
@@ -158,8 +158,7 @@ async fn apply<S: Store, R: Resource, T: Send>(
 }
 
 /// Random between nothing and `ceiling`.
-fn jitter(ceiling: Duration) -> Duration {
-    let (_, random) = uuid::Uuid::new_v4().as_u64_pair();
+fn jitter(random: u64, ceiling: Duration) -> Duration {
     let ceiling_ns = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random % ceiling_ns.max(1))
 }
@@ -179,12 +178,13 @@ mod tests {
     #[test]
     fn pauses_are_spread_below_their_ceiling() {
         let ceiling = Duration::from_millis(100);
-        let pauses: Vec<_> = (0..200).map(|_| jitter(ceiling)).collect();
+        let store = crate::memory::MemoryStore::new(1);
+        let pauses: Vec<_> = (0..200).map(|_| jitter(store.random(), ceiling)).collect();
         assert!(pauses.iter().all(|pause| *pause < ceiling));
         assert!(
             pauses.iter().any(|pause| *pause < ceiling / 4)
                 && pauses.iter().any(|pause| *pause > ceiling / 4 * 3)
         );
-        assert_eq!(jitter(Duration::ZERO), Duration::ZERO);
+        assert_eq!(jitter(store.random(), Duration::ZERO), Duration::ZERO);
     }
 }

@@ -1,4 +1,5 @@
-//! A kernel for unit tests: it keeps what operations say and can be told to fail at any of them.
+//! A kernel in memory, for unit tests and simulation: it keeps what operations say and can be told to fail at any of
+//! them.
 //!
 //! It proves in which order operations come, and that what is done is taken back. It cannot prove that the real
 //! kernel accepts an operation, that what hangs on an interface goes with it as it does here, what travels together
@@ -6,13 +7,17 @@
 //! anchored once in the privileged tests of this crate (`tests/dataplane`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bpf::PoolCounters;
 use model::TagId;
+use tokio::sync::Notify;
 
-use super::{Failure, Kernel, KernelError, Place, PodSide};
+use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide};
+use crate::events::Events;
 use crate::object::{Link, NatState, Neighbour, Programs, Route, RouteTarget, Sysctl};
 use crate::op::{Op, Outcome, VethEnds};
 
@@ -25,46 +30,118 @@ pub(crate) struct State {
     pub(crate) programs: Programs,
     pub(crate) nat: Option<crate::object::NatTable>,
     pub(crate) sysctls: BTreeMap<Sysctl, u8>,
+    /// The pods' ends, by the inode of the namespace and their number there.
+    pub(crate) pods: BTreeMap<(u64, u32), PodSide>,
 }
 
-#[derive(Debug, Default)]
+/// Says of each operation whether it fails.
+pub(crate) type Oracle = Box<dyn FnMut(&dyn fmt::Display) -> bool + Send>;
+
+/// The number of the first interface that is made.
+const FIRST_IFINDEX: u32 = 101;
+
+/// How much greater the number of a pod's end is than that of its host's end: any two differ.
+const POD_IFINDEX_OFFSET: u32 = 1_000_000;
+
+#[derive(Default)]
 pub(crate) struct Fake {
     state: Mutex<State>,
+    /// Interfaces made so far: as in the kernel, no number is given twice.
+    made_count: AtomicU32,
+    /// Decides about failures beside those of `failures`.
+    oracle: Mutex<Option<Oracle>>,
+    /// Told of every change.
+    changed: Arc<Notify>,
     /// Every operation asked for, in order.
+    #[cfg(test)]
     log: Mutex<Vec<Op>>,
     /// How many operations from now on succeed before one fails, for each failure to come.
+    #[cfg(test)]
     failures: Mutex<BTreeSet<usize>>,
 }
 
 impl Fake {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        locked(&self.state)
     }
 
     /// The operations so many places from now fail.
+    #[cfg(test)]
     pub(crate) fn fail_at(&self, places: &[usize]) {
-        *self.failures.lock().unwrap() = places.iter().copied().collect();
+        *locked(&self.failures) = places.iter().copied().collect();
     }
 
+    #[cfg(test)]
     pub(crate) fn take_log(&self) -> Vec<Op> {
-        std::mem::take(&mut self.log.lock().unwrap())
+        std::mem::take(&mut locked(&self.log))
     }
 
-    fn exec_one(&self, place: Place<'_>, op: &Op) -> Result<Outcome, KernelError> {
-        self.log.lock().unwrap().push(op.clone());
-        let mut failures = self.failures.lock().unwrap();
-        let fails = failures.remove(&0);
-        *failures = failures.iter().map(|place| place - 1).collect();
-        if fails {
+    /// From now on this decides which operations fail.
+    #[cfg(feature = "fake")]
+    pub(crate) fn set_oracle(&self, oracle: Option<Oracle>) {
+        *locked(&self.oracle) = oracle;
+    }
+
+    /// Whoever listens looks.
+    pub(crate) fn tell(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Whether an operation fails although nothing speaks against it.
+    fn fails(&self, op: &Op) -> bool {
+        #[cfg(test)]
+        {
+            locked(&self.log).push(op.clone());
+            let mut failures = locked(&self.failures);
+            let fails = failures.remove(&0);
+            *failures = failures.iter().map(|place| place - 1).collect();
+            if fails {
+                return true;
+            }
+        }
+        locked(&self.oracle).as_mut().is_some_and(|oracle| oracle(op))
+    }
+
+    fn exec_one(
+        &self,
+        place: Place<'_>,
+        netns: Option<BorrowedFd<'_>>,
+        op: &Op,
+    ) -> Result<Outcome, KernelError> {
+        if self.fails(op) {
             return Err(KernelError::other(op.to_string(), "told to fail"));
         }
-        if matches!(place, Place::Pod(_)) {
+        let mut state = self.state();
+        if let Place::Pod(netns) = place {
+            exec_in_pod(&mut state, inode_of(netns)?, op);
             return Ok(Outcome::Done);
         }
-        let mut state = self.state();
+        let exists = || KernelError::other(op.to_string(), "it exists").with_kind(ErrorKind::Exists);
         match op {
             Op::CreateVeth(spec) => {
-                let ifindex = state.links.keys().last().unwrap_or(&100) + 1;
+                let namespace = netns.map_or(Ok(0), inode_of)?;
+                let in_pod = |(key, side): (&(u64, u32), &PodSide)| {
+                    key.0 == namespace && side.link.as_ref().is_some_and(|l| l.ifname == spec.pod_ifname)
+                };
+                if state.links.values().any(|link| link.ifname == spec.host_ifname)
+                    || state.pods.iter().any(in_pod)
+                {
+                    return Err(exists());
+                }
+                let ifindex = FIRST_IFINDEX + self.made_count.fetch_add(1, Ordering::Relaxed);
+                let ends =
+                    VethEnds { host_ifindex: ifindex, pod_ifindex: ifindex + POD_IFINDEX_OFFSET };
+                let peer = Link {
+                    ifindex: ends.pod_ifindex,
+                    ifname: spec.pod_ifname.clone(),
+                    mac: Some(spec.pod_mac),
+                    mtu_bytes: spec.mtu_bytes,
+                    veth: true,
+                    peer_ifindex: Some(ifindex),
+                    ..Link::default()
+                };
+                let side = PodSide { link: Some(peer), ..PodSide::default() };
+                state.pods.insert((namespace, ends.pod_ifindex), side);
                 let link = Link {
                     ifindex,
                     ifname: spec.host_ifname.clone(),
@@ -72,23 +149,14 @@ impl Fake {
                     mac: Some(spec.host_mac),
                     mtu_bytes: spec.mtu_bytes,
                     veth: true,
-                    peer_ifindex: Some(2),
+                    peer_ifindex: Some(ends.pod_ifindex),
                     up: false,
                     operational: false,
                 };
                 state.links.insert(ifindex, link);
-                return Ok(Outcome::Created(VethEnds { host_ifindex: ifindex, pod_ifindex: 2 }));
+                return Ok(Outcome::Created(ends));
             }
-            Op::DeleteLink { ifindex, .. } => {
-                state.links.remove(ifindex);
-                state
-                    .routes
-                    .retain(|r| !matches!(r.target, RouteTarget::Link { ifindex: on, .. } if on == *ifindex));
-                state.neighbours.retain(|neighbour| neighbour.ifindex != *ifindex);
-                state.programs.unsettled.remove(ifindex);
-                state.programs.attached.remove(ifindex);
-                state.programs.pinned.remove(ifindex);
-            }
+            Op::DeleteLink { ifindex, .. } => state.remove_link(*ifindex),
             Op::SetLinkUp { ifindex, .. } => {
                 if let Some(link) = state.links.get_mut(ifindex) {
                     link.up = true;
@@ -99,7 +167,13 @@ impl Fake {
                     link.operational = true;
                 }
             }
-            Op::AddRoute { route, .. } => {
+            Op::AddRoute { route, exclusive } => {
+                let same = |other: &&Route| {
+                    (other.destination, other.metric) == (route.destination, route.metric)
+                };
+                if *exclusive && state.routes.iter().any(|other| same(&other)) {
+                    return Err(exists());
+                }
                 state.routes.insert(*route);
             }
             Op::DeleteRoute(route) => {
@@ -151,20 +225,73 @@ impl Fake {
     }
 }
 
+impl State {
+    /// An interface goes, and what hangs on it: by an operation, or with its pod's namespace.
+    pub(crate) fn remove_link(&mut self, ifindex: u32) {
+        self.links.remove(&ifindex);
+        self.routes.retain(|r| !matches!(r.target, RouteTarget::Link { ifindex: on, .. } if on == ifindex));
+        self.neighbours.retain(|neighbour| neighbour.ifindex != ifindex);
+        self.programs.unsettled.remove(&ifindex);
+        self.programs.attached.remove(&ifindex);
+        self.programs.pinned.remove(&ifindex);
+        self.pods.retain(|(_, number), _| *number != ifindex + POD_IFINDEX_OFFSET);
+    }
+}
+
+/// Switches inside pods are not kept.
+fn exec_in_pod(state: &mut State, namespace: u64, op: &Op) {
+    let side_of = |pods: &mut BTreeMap<(u64, u32), PodSide>, number: u32, change: &dyn Fn(&mut PodSide)| {
+        if let Some(side) = pods.get_mut(&(namespace, number)) {
+            change(side);
+        }
+    };
+    match op {
+        Op::AddAddress { ifindex, address } => side_of(&mut state.pods, *ifindex, &|side| {
+            side.addresses.push((*address, if address.is_ipv4() { 32 } else { 128 }));
+        }),
+        Op::SetLinkUp { ifname, .. } => {
+            let sides = state.pods.iter_mut().filter(|((at, _), _)| *at == namespace);
+            for link in sides.filter_map(|(_, side)| side.link.as_mut()) {
+                link.up |= link.ifname == *ifname;
+            }
+        }
+        Op::SetNeighbour(neighbour) => {
+            side_of(&mut state.pods, neighbour.ifindex, &|side| side.neighbours.push(*neighbour));
+        }
+        Op::AddRoute { route, .. } => {
+            if let RouteTarget::Link { ifindex, .. } = route.target {
+                side_of(&mut state.pods, ifindex, &|side| side.routes.push(*route));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn inode_of(netns: BorrowedFd<'_>) -> Result<u64, KernelError> {
+    let stat = rustix::fs::fstat(netns).map_err(|error| KernelError::io("look at a namespace", error.into()))?;
+    Ok(stat.st_ino)
+}
+
+/// Nothing under these locks panics half-way through a change.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Kernel for Fake {
     fn exec(
         &self,
         place: Place<'_>,
-        _netns: Option<BorrowedFd<'_>>,
+        netns: Option<BorrowedFd<'_>>,
         ops: &[Op],
     ) -> Result<Vec<Outcome>, Failure> {
         let mut done = Vec::new();
         for op in ops {
-            match self.exec_one(place, op) {
+            match self.exec_one(place, netns, op) {
                 Ok(outcome) => done.push(outcome),
                 Err(error) => return Err(Failure { done, error }),
             }
         }
+        self.tell();
         Ok(done)
     }
 
@@ -197,8 +324,12 @@ impl Kernel for Fake {
         Ok(Some(self.state().sysctls.get(sysctl).copied().unwrap_or(0)))
     }
 
-    fn fetch_pod_side(&self, _netns: BorrowedFd<'_>, _ifname: &str) -> Result<PodSide, KernelError> {
-        Ok(PodSide::default())
+    fn fetch_pod_side(&self, netns: BorrowedFd<'_>, ifname: &str) -> Result<PodSide, KernelError> {
+        let namespace = inode_of(netns)?;
+        let state = self.state();
+        let named = |side: &&PodSide| side.link.as_ref().is_some_and(|link| link.ifname == ifname);
+        let mut sides = state.pods.iter().filter(|((at, _), _)| *at == namespace).map(|(_, side)| side);
+        Ok(sides.find(named).cloned().unwrap_or_default())
     }
 
     fn is_own_namespace(&self, _netns: BorrowedFd<'_>) -> Result<bool, KernelError> {
@@ -215,6 +346,10 @@ impl Kernel for Fake {
 
     fn uses_tcx(&self) -> bool {
         true
+    }
+
+    fn open_events(&self) -> Result<Events, KernelError> {
+        Ok(Events::of_fake(self.changed.clone()))
     }
 
     fn remove_programs(&self) -> Result<(), KernelError> {

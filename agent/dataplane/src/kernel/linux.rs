@@ -20,6 +20,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::netlink::{Answer, Netlink, NetlinkError, Request};
 use super::programs::ProgramStore;
 use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, message, nft};
+use crate::events::Events;
 use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
 use crate::op::{Op, Outcome, VethEnds};
 
@@ -339,6 +340,10 @@ impl Kernel for Linux {
 
     fn uses_tcx(&self) -> bool {
         self.programs.uses_tcx()
+    }
+
+    fn open_events(&self) -> Result<Events, KernelError> {
+        Events::open()
     }
 
     fn remove_programs(&self) -> Result<(), KernelError> {

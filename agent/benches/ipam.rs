@@ -177,7 +177,8 @@ fn pool(index: u32) -> Pool {
         _ if is_last => "has(topology.kubernetes.io/zone)".to_owned(),
         0 => "all()".to_owned(),
         1 => "topology.kubernetes.io/zone in {'west-1a', 'west-1b'}".to_owned(),
-        2 => "topology.kubernetes.io/zone == 'west-1a' && !has(node-role.kubernetes.io/control-plane)".to_owned(),
+        2 => "topology.kubernetes.io/zone == 'west-1a' && !has(node-role.kubernetes.io/control-plane)"
+            .to_owned(),
         _ => format!("rack == 'r{index}'"),
     };
     let namespace_selector = match index % 5 {

@@ -18,7 +18,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use model::{BootTime, Cidr, Family, Handle, Labels, NodeName, PoolName};
 
@@ -73,7 +72,7 @@ pub struct NodeIpam {
     by_pool: BTreeMap<PoolName, BTreeSet<Cidr>>,
     /// The same blocks, for finding unclaimed ones.
     own: RangeSet,
-    holders: BTreeMap<Arc<Handle>, Held>,
+    holders: BTreeMap<Handle, Held>,
 }
 
 /// What one handle holds: at most one address of each family.
@@ -300,7 +299,7 @@ impl NodeIpam {
     /// Every holder and what it holds, in order of handle.
     pub fn allocations(&self) -> impl Iterator<Item = Allocation> + '_ {
         self.holders.iter().map(|(handle, held)| Allocation {
-            handle: handle.as_ref().clone(),
+            handle: handle.clone(),
             addresses: self.assignments(held),
             since: held.since,
         })
@@ -346,9 +345,9 @@ impl NodeIpam {
         self.holders.get(handle).copied().unwrap_or(Held { since, ..Held::default() })
     }
 
-    fn record_held(&mut self, handle: Arc<Handle>, held: Held) {
+    fn record_held(&mut self, handle: &Handle, held: Held) {
         if !held.is_empty() {
-            self.holders.insert(handle, held);
+            self.holders.insert(handle.clone(), held);
         }
     }
 

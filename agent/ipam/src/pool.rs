@@ -217,6 +217,10 @@ struct OfFamily {
     open: Vec<OpenPool>,
     of_nodes: Vocabulary,
     of_namespaces: Vocabulary,
+    /// Places in `open` by a value that a namespace must have, one of several perhaps.
+    by_value: BTreeMap<(usize, u32), Vec<usize>>,
+    /// Those that need no such value.
+    by_none: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,13 +233,36 @@ struct OpenPool {
 impl OfFamily {
     fn push(&mut self, index: usize, pool: &Pool) {
         self.all.push(index);
-        if pool.is_open() {
-            self.open.push(OpenPool {
-                index,
-                node: self.of_nodes.question(&pool.node_selector),
-                namespace: self.of_namespaces.question(&pool.namespace_selector),
-            });
+        if !pool.is_open() {
+            return;
         }
+        let place = self.open.len();
+        let node = self.of_nodes.question(&pool.node_selector);
+        let namespace = self.of_namespaces.question(&pool.namespace_selector);
+        match namespace.needs_one_of() {
+            Some(values) => values.into_iter().for_each(|value| {
+                self.by_value.entry(value).or_default().push(place);
+            }),
+            None => self.by_none.push(place),
+        }
+        self.open.push(OpenPool { index, node, namespace });
+    }
+
+    /// Indexes of those that serve without being asked for by name.
+    fn serving<'a>(
+        &'a self,
+        node_labels: &'a Labels,
+        namespace_labels: &'a Labels,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let node = self.of_nodes.read(node_labels);
+        let namespace = self.of_namespaces.read(namespace_labels);
+        let mut places = self.by_none.clone();
+        places.extend(namespace.pairs().filter_map(|pair| self.by_value.get(&pair)).flatten());
+        places.sort_unstable();
+        places.dedup();
+        let open = places.into_iter().filter_map(|place| self.open.get(place));
+        let serves = move |pool: &&OpenPool| pool.namespace.holds(&namespace) && pool.node.holds(&node);
+        open.filter(serves).map(|pool| pool.index)
     }
 }
 
@@ -280,11 +307,8 @@ impl PoolTable {
         node_labels: &'a Labels,
         namespace_labels: &'a Labels,
     ) -> impl Iterator<Item = &'a Pool> + 'a {
-        let of_family = self.family(family);
-        let node = of_family.of_nodes.read(node_labels);
-        let namespace = of_family.of_namespaces.read(namespace_labels);
-        let serves = move |pool: &&OpenPool| pool.namespace.holds(&namespace) && pool.node.holds(&node);
-        of_family.open.iter().filter(serves).filter_map(|pool| self.pools.get(pool.index))
+        let serving = self.family(family).serving(node_labels, namespace_labels);
+        serving.filter_map(|index| self.pools.get(index))
     }
 
     fn family(&self, family: Family) -> &OfFamily {

@@ -2,7 +2,8 @@
 //!
 //! A request asks some hundred selectors about one set of labels, and most of them ask for the same few keys. So the
 //! labels are looked up once for each key, values that selectors compare with are numbered, and what is left for each
-//! selector is to compare numbers. The answers are those of [`Selector::matches`], always.
+//! selector is to compare numbers. Selectors that need one of some values are found by the values that there are. The
+//! answers are those of [`Selector::matches`], always.
 
 use std::collections::BTreeMap;
 
@@ -116,9 +117,34 @@ impl Known<'_> {
     fn text(&self, key: usize) -> Option<&str> {
         self.0.get(key).filter(|(number, _)| *number != MISSING).map(|(_, text)| *text)
     }
+
+    /// Each key with the number of its value.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        self.0.iter().map(|(number, _)| *number).enumerate()
+    }
 }
 
 impl Question {
+    /// Keys and numbers of which labels must have one for this to hold; `None` when there is no such list.
+    pub(crate) fn needs_one_of(&self) -> Option<Vec<(usize, u32)>> {
+        match self {
+            Self::Equals(key, number) => Some(vec![(*key, *number)]),
+            Self::In(key, numbers) => Some(numbers.iter().map(|number| (*key, *number)).collect()),
+            // Each part has to hold, so any list will do.
+            Self::And(questions) => questions.iter().filter_map(Self::needs_one_of).min_by_key(Vec::len),
+            Self::Or(questions) => {
+                let lists: Option<Vec<_>> = questions.iter().map(Self::needs_one_of).collect();
+                lists.map(|lists| lists.concat())
+            }
+            Self::All
+            | Self::Has(_)
+            | Self::Contains(..)
+            | Self::StartsWith(..)
+            | Self::EndsWith(..)
+            | Self::Not(_) => None,
+        }
+    }
+
     /// As [`Selector::matches`] answers for the same labels.
     pub(crate) fn holds(&self, known: &Known<'_>) -> bool {
         match self {

@@ -5,7 +5,7 @@
 //! | tier | what |
 //! |---|---|
 //! | unit | unit tests of every library and program, and integration tests that no other tier takes |
-//! | property | integration tests called `properties` or `fuzz` |
+//! | property | integration tests called `properties`, `histories` or `fuzz` |
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
 //! | netns | every other integration test of `poolward-tests`, and those called `netns` |
 //!

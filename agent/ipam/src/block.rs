@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use model::{BootTime, Cidr, Handle, NodeName, PoolName};
 
@@ -39,9 +38,48 @@ pub struct Block {
     plucked: Vec<u64>,
     freed: VecDeque<u16>,
     cooling: VecDeque<(BootTime, u16)>,
-    used: BTreeMap<u16, Arc<Handle>>,
+    used: Holders,
     /// Ordinals lent to other nodes. Out of the queue as if they were held.
     lent: BTreeMap<u16, NodeName>,
+}
+
+/// Who holds which ordinal, by ordinal: two words each, up to the highest one that is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Holders {
+    by_ordinal: Vec<Option<Handle>>,
+    count: u16,
+}
+
+impl Holders {
+    fn get(&self, ordinal: u16) -> Option<&Handle> {
+        self.by_ordinal.get(usize::from(ordinal))?.as_ref()
+    }
+
+    /// Lowest first.
+    fn iter(&self) -> impl Iterator<Item = (u16, &Handle)> + '_ {
+        (0..).zip(&self.by_ordinal).filter_map(|(ordinal, holder)| Some((ordinal, holder.as_ref()?)))
+    }
+
+    fn insert(&mut self, ordinal: u16, holder: Handle) {
+        let index = usize::from(ordinal);
+        if self.by_ordinal.len() <= index {
+            self.by_ordinal.resize(index + 1, None);
+        }
+        if let Some(place) = self.by_ordinal.get_mut(index) {
+            self.count += u16::from(place.replace(holder).is_none());
+        }
+    }
+
+    /// Whether it was held.
+    fn remove(&mut self, ordinal: u16) -> bool {
+        let taken = self.by_ordinal.get_mut(usize::from(ordinal)).and_then(Option::take);
+        self.count -= u16::from(taken.is_some());
+        // Two blocks with the same holders are equal, whatever they held before.
+        while let Some(None) = self.by_ordinal.last() {
+            self.by_ordinal.pop();
+        }
+        taken.is_some()
+    }
 }
 
 /// The state of one ordinal.
@@ -111,7 +149,7 @@ impl Block {
             plucked: Vec::new(),
             freed: VecDeque::new(),
             cooling: VecDeque::new(),
-            used: BTreeMap::new(),
+            used: Holders::default(),
             lent: BTreeMap::new(),
         })
     }
@@ -141,7 +179,7 @@ impl Block {
     /// How many addresses are held.
     #[must_use]
     pub fn used_count(&self) -> u32 {
-        u32::try_from(self.used.len()).unwrap_or(u32::MAX)
+        u32::from(self.used.count)
     }
 
     /// How many addresses are lent to other nodes.
@@ -158,14 +196,14 @@ impl Block {
     /// Whether nothing of it is held or lent and nothing cools at `now`: it may be released.
     #[must_use]
     pub fn is_idle(&self, now: BootTime) -> bool {
-        self.used.is_empty() && self.lent.is_empty() && self.cooling.iter().all(|&(until, _)| until <= now)
+        self.used.count == 0 && self.lent.is_empty() && self.cooling.iter().all(|&(until, _)| until <= now)
     }
 
     /// Every address held and by whom, lowest first.
     pub fn holders(&self) -> impl Iterator<Item = (IpAddr, &Handle)> + '_ {
-        self.used.iter().filter_map(|(&ordinal, holder)| {
-            self.cidr.nth(u128::from(ordinal)).map(|at| (at, holder.as_ref()))
-        })
+        self.used
+            .iter()
+            .filter_map(|(ordinal, holder)| self.cidr.nth(u128::from(ordinal)).map(|at| (at, holder)))
     }
 
     /// The address that automatic assignment hands out next; `None` when the block is full, all that is left
@@ -207,7 +245,7 @@ impl Block {
     #[must_use]
     pub fn state(&self, address: IpAddr, now: BootTime) -> Option<OrdinalState<'_>> {
         let ordinal = self.ordinal_of(address)?;
-        if let Some(holder) = self.used.get(&ordinal) {
+        if let Some(holder) = self.used.get(ordinal) {
             return Some(OrdinalState::Used(holder));
         }
         if let Some(borrower) = self.lent.get(&ordinal) {
@@ -223,12 +261,12 @@ impl Block {
     pub fn usage(&self, reservations: &Reservations, now: BootTime) -> Usage {
         let still_cooling =
             || self.cooling.iter().filter(|&&(until, _)| until > now).map(|&(_, ordinal)| ordinal);
-        let (size, used) = (u128::from(self.size), (self.used.len() + self.lent.len()) as u128);
-        let cooling = still_cooling().count() as u128;
+        let used = u128::from(self.used.count) + self.lent.len() as u128;
+        let (size, cooling) = (u128::from(self.size), still_cooling().count() as u128);
         let mut reserved = reservations.count_in(&self.cidr);
         if reserved > 0 {
-            let taken = self.used.keys().chain(self.lent.keys()).copied();
-            let elsewhere = taken.chain(still_cooling()).filter(|&ordinal| {
+            let held = self.used.iter().map(|(ordinal, _)| ordinal);
+            let elsewhere = held.chain(self.lent.keys().copied()).chain(still_cooling()).filter(|&ordinal| {
                 self.cidr.nth(u128::from(ordinal)).is_some_and(|address| reservations.contains(address))
             });
             reserved -= elsewhere.count() as u128;
@@ -255,16 +293,16 @@ impl Block {
     /// changes nothing but for what has expired.
     ///
     /// The address that `peek` gave is found at once; another freed one costs a scan of two bytes each.
-    pub(crate) fn take(&mut self, address: IpAddr, holder: &Arc<Handle>, now: BootTime) {
+    pub(crate) fn take(&mut self, address: IpAddr, holder: &Handle, now: BootTime) {
         self.expire(now);
         let Some(ordinal) = self.ordinal_of(address) else { return };
         if self.leave_queue(ordinal) {
-            self.used.insert(ordinal, Arc::clone(holder));
+            self.used.insert(ordinal, holder.clone());
         }
     }
 
     /// Takes an address for a holder that is known to have it, cooling or not; changes nothing when it is held.
-    pub(crate) fn restore(&mut self, address: IpAddr, holder: &Arc<Handle>) {
+    pub(crate) fn restore(&mut self, address: IpAddr, holder: &Handle) {
         let Some(ordinal) = self.ordinal_of(address) else { return };
         self.end_cooling(ordinal);
         self.take(address, holder, BootTime::default());
@@ -275,7 +313,7 @@ impl Block {
     pub(crate) fn give_back(&mut self, address: IpAddr, now: BootTime, cooling_until: BootTime) {
         self.expire(now);
         let Some(ordinal) = self.ordinal_of(address) else { return };
-        if self.used.remove(&ordinal).is_none() {
+        if !self.used.remove(ordinal) {
             return;
         }
         self.enqueue(ordinal, now, cooling_until);
@@ -309,10 +347,8 @@ impl Block {
 
     /// Takes over what a smaller block inside this one holds and cools.
     pub(crate) fn absorb(&mut self, small: &Self) {
-        for (&ordinal, holder) in &small.used {
-            if let Some(address) = small.cidr.nth(u128::from(ordinal)) {
-                self.restore(address, holder);
-            }
+        for (address, holder) in small.holders() {
+            self.restore(address, holder);
         }
         for (address, until) in small.cooling() {
             self.cool_free(address, until);
@@ -337,7 +373,7 @@ impl Block {
     /// Takes an ordinal out of the queue, fresh or freed; `false` if it is held, lent or cools, and so is not in
     /// it.
     fn leave_queue(&mut self, ordinal: u16) -> bool {
-        if self.used.contains_key(&ordinal) || self.lent.contains_key(&ordinal) {
+        if self.used.get(ordinal).is_some() || self.lent.contains_key(&ordinal) {
             return false;
         }
         if self.is_fresh(ordinal) {
@@ -356,7 +392,7 @@ impl Block {
         self.plucked = Vec::new();
         self.fresh = self.size;
         let mut cooling: Vec<(BootTime, u16)> = (0..self.size)
-            .filter(|ordinal| !self.used.contains_key(ordinal) && !self.lent.contains_key(ordinal))
+            .filter(|ordinal| self.used.get(*ordinal).is_none() && !self.lent.contains_key(ordinal))
             .map(|ordinal| (already.get(&ordinal).map_or(until, |&earlier| earlier.max(until)), ordinal))
             .collect();
         cooling.sort_by_key(|&(until, _)| until);

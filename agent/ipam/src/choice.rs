@@ -94,7 +94,7 @@ impl fmt::Display for PassedOver<'_> {
 pub struct PoolChoice<'a> {
     /// Those that serve, in the order they are tried.
     pub eligible: Vec<&'a Pool>,
-    /// Those that do not. Empty when pools were named: then the others were not looked at.
+    /// Those of the family that do not. Empty when pools were named: then the others were not looked at.
     pub passed_over: Vec<PassedOver<'a>>,
 }
 
@@ -110,7 +110,7 @@ impl PoolChoice<'_> {
 ///
 /// 1. If the request names pools, those serve, in the order they were named, each once. One that does not
 ///    exist or may not serve refuses the request: a workload that names a pool never gets another one.
-/// 2. Otherwise all pools that may serve do, by priority, then by name.
+/// 2. Otherwise all pools of the family that may serve do, by priority, then by name.
 ///
 /// # Errors
 /// A named pool that does not exist, or that may not serve this workload; the text names it, where it was
@@ -125,7 +125,7 @@ pub fn choose_pools<'a>(
         return choose_requested(view, family, requested, namespace_labels);
     }
     let mut choice = PoolChoice::default();
-    for pool in view.pools.iter() {
+    for pool in view.pools.of_family(family) {
         match why_not(view, pool, family, namespace_labels, false) {
             None => choice.eligible.push(pool),
             Some(reason) => choice.passed_over.push(PassedOver { pool, reason }),

@@ -18,18 +18,45 @@ pub const MAX_ALTERNATIVES: usize = 7;
 /// doubt.
 ///
 /// Answers cost the logarithm of the number of blocks; neighbouring blocks count as one range when a free one
-/// is looked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// is looked for. The name of a node is kept once, and stays until all of this goes.
+#[derive(Clone, Debug, Default)]
 pub struct ForeignBlocks {
-    owners: BTreeMap<Cidr, NodeName>,
+    /// By the owner's place in `nodes`.
+    owners: BTreeMap<Cidr, u32>,
+    nodes: Vec<NodeName>,
+    places: BTreeMap<NodeName, u32>,
     ranges: RangeSet,
 }
+
+impl PartialEq for ForeignBlocks {
+    /// Which names were ever among the owners, and in which order, makes no difference.
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for ForeignBlocks {}
 
 impl ForeignBlocks {
     /// Adds a block or changes its owner.
     pub fn insert(&mut self, block: Cidr, owner: NodeName) {
+        let owner = self.place_of(owner);
         self.owners.insert(block, owner);
         self.ranges.insert(&block);
+    }
+
+    fn place_of(&mut self, node: NodeName) -> u32 {
+        if let Some(&place) = self.places.get(&node) {
+            return place;
+        }
+        let place = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        self.nodes.push(node.clone());
+        self.places.insert(node, place);
+        place
+    }
+
+    fn node_at(&self, place: u32) -> Option<&NodeName> {
+        self.nodes.get(usize::try_from(place).ok()?)
     }
 
     /// Takes a block out; gives its owner back.
@@ -44,7 +71,7 @@ impl ForeignBlocks {
         for other in left {
             self.ranges.insert(&other);
         }
-        Some(owner)
+        self.node_at(owner).cloned()
     }
 
     /// The smallest block around an address and its owner.
@@ -53,7 +80,7 @@ impl ForeignBlocks {
         self.ranges.around(address)?;
         lengths(Family::of(address)).rev().find_map(|len| {
             let block = Cidr::containing(address, len)?;
-            self.owners.get(&block).map(|owner| (block, owner))
+            Some((block, self.node_at(*self.owners.get(&block)?)?))
         })
     }
 
@@ -78,7 +105,7 @@ impl ForeignBlocks {
 
     /// Every block and its owner, in order of address.
     pub fn iter(&self) -> impl Iterator<Item = (Cidr, &NodeName)> + '_ {
-        self.owners.iter().map(|(block, owner)| (*block, owner))
+        self.owners.iter().filter_map(|(block, owner)| Some((*block, self.node_at(*owner)?)))
     }
 
     /// The blocks of a pool in the order `node` asks their owners for a loan: each exactly once, starting at a
@@ -95,7 +122,7 @@ impl ForeignBlocks {
         from_start
             .chain(before)
             .filter(|(block, _)| pool.has_block(block))
-            .map(|(block, owner)| (*block, owner))
+            .filter_map(|(block, owner)| Some((*block, self.node_at(*owner)?)))
     }
 
     fn lender_start(&self, pool: &Pool, node: &NodeName) -> Cidr {

@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
-use model::{BlockSize, Cidr, Dscp, Family, IpipMode, PoolName, TagId};
+use model::{BlockSize, Cidr, Dscp, Family, IpipMode, Labels, PoolName, TagId};
 
 use crate::ranges::bounds;
-use crate::selector::Selector;
+use crate::selector::{Question, Selector, Vocabulary};
 
 /// What a pool's addresses may be used for; Calico's `spec.allowedUses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +175,13 @@ impl Pool {
         self.cidr.covers(block) && self.block_size.prefix_len() == block.prefix_len()
     }
 
+    /// Whether nothing but its selectors can keep it from a workload that asks for no pool by name.
+    fn is_open(&self) -> bool {
+        let is_closed =
+            self.terminating || self.disabled || self.not_admitted.is_some() || self.tag.is_none();
+        !is_closed && self.allowed_uses.workload && self.assignment_mode == AssignmentMode::Automatic
+    }
+
     /// Gives the parts back, to change them.
     #[must_use]
     pub fn into_spec(self) -> PoolSpec {
@@ -198,6 +205,65 @@ pub struct PoolTable {
     by_cidr: BTreeMap<Cidr, Vec<usize>>,
     /// Lengths of prefixes in use: an address is looked up once for each, longest first.
     lengths: BTreeSet<(Family, u8)>,
+    v4: OfFamily,
+    v6: OfFamily,
+}
+
+/// The pools of one family, in the order they are tried, as indexes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OfFamily {
+    all: Vec<usize>,
+    /// Those that only selectors can keep from a workload, with these selectors, to be asked together.
+    open: Vec<OpenPool>,
+    of_nodes: Vocabulary,
+    of_namespaces: Vocabulary,
+    /// Places in `open` by a value that a namespace must have, one of several perhaps.
+    by_value: BTreeMap<(usize, u32), Vec<usize>>,
+    /// Those that need no such value.
+    by_none: Vec<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OpenPool {
+    index: usize,
+    node: Question,
+    namespace: Question,
+}
+
+impl OfFamily {
+    fn push(&mut self, index: usize, pool: &Pool) {
+        self.all.push(index);
+        if !pool.is_open() {
+            return;
+        }
+        let place = self.open.len();
+        let node = self.of_nodes.question(&pool.node_selector);
+        let namespace = self.of_namespaces.question(&pool.namespace_selector);
+        match namespace.needs_one_of() {
+            Some(values) => values.into_iter().for_each(|value| {
+                self.by_value.entry(value).or_default().push(place);
+            }),
+            None => self.by_none.push(place),
+        }
+        self.open.push(OpenPool { index, node, namespace });
+    }
+
+    /// Indexes of those that serve without being asked for by name.
+    fn serving<'a>(
+        &'a self,
+        node_labels: &'a Labels,
+        namespace_labels: &'a Labels,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let node = self.of_nodes.read(node_labels);
+        let namespace = self.of_namespaces.read(namespace_labels);
+        let mut places = self.by_none.clone();
+        places.extend(namespace.pairs().filter_map(|pair| self.by_value.get(&pair)).flatten());
+        places.sort_unstable();
+        places.dedup();
+        let open = places.into_iter().filter_map(|place| self.open.get(place));
+        let serves = move |pool: &&OpenPool| pool.namespace.holds(&namespace) && pool.node.holds(&node);
+        open.filter(serves).map(|pool| pool.index)
+    }
 }
 
 impl PoolTable {
@@ -214,6 +280,10 @@ impl PoolTable {
             table.by_name.insert(pool.name.clone(), index);
             table.by_cidr.entry(pool.cidr).or_default().push(index);
             table.lengths.insert((pool.family(), pool.cidr.prefix_len()));
+            match pool.family() {
+                Family::V4 => table.v4.push(index, pool),
+                Family::V6 => table.v6.push(index, pool),
+            }
         }
         table
     }
@@ -221,6 +291,31 @@ impl PoolTable {
     /// In the order they are tried.
     pub fn iter(&self) -> impl Iterator<Item = &Pool> + '_ {
         self.pools.iter()
+    }
+
+    /// Those of a family, in the order they are tried.
+    pub fn of_family(&self, family: Family) -> impl Iterator<Item = &Pool> + '_ {
+        self.family(family).all.iter().filter_map(|&index| self.pools.get(index))
+    }
+
+    /// The pools of a family that serve a workload which asks for none by name, on a node and in a namespace with
+    /// these labels, in the order they are tried: those of [`choose_pools`](crate::choose_pools), found without a
+    /// word about the others.
+    pub fn serving<'a>(
+        &'a self,
+        family: Family,
+        node_labels: &'a Labels,
+        namespace_labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a Pool> + 'a {
+        let serving = self.family(family).serving(node_labels, namespace_labels);
+        serving.filter_map(|index| self.pools.get(index))
+    }
+
+    fn family(&self, family: Family) -> &OfFamily {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 
     /// How many there are.

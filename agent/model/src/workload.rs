@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -16,11 +17,11 @@ pub const MAX_IFNAME_LEN: usize = 15;
 pub const MAX_ALIAS_LEN: usize = 254;
 
 /// The holder of addresses: one interface of one container. Freeing always needs it.
+///
+/// One text, `CONTAINERID/IFNAME`, which all copies share: a node keeps each handle in several places, and neither
+/// part can have a `/` in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Handle {
-    container_id: String,
-    ifname: String,
-}
+pub struct Handle(Arc<str>);
 
 /// Why a container id or interface name cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,19 +59,24 @@ impl Handle {
         if !name_ok {
             return Err(HandleError::Ifname(ifname.to_owned()));
         }
-        Ok(Self { container_id: container_id.to_owned(), ifname: ifname.to_owned() })
+        Ok(Self(format!("{container_id}/{ifname}").into()))
     }
 
     /// The container's id, as the runtime gave it.
     #[must_use]
     pub fn container_id(&self) -> &str {
-        &self.container_id
+        self.parts().0
     }
 
     /// The interface's name inside the container.
     #[must_use]
     pub fn ifname(&self) -> &str {
-        &self.ifname
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        // There is always one.
+        self.0.split_once('/').unwrap_or((&self.0, ""))
     }
 
     /// The name of the host's end of the veth pair: `pw` and 13 hexadecimal digits (52 bits) of
@@ -80,9 +86,9 @@ impl Handle {
     #[must_use]
     pub fn host_ifname(&self) -> String {
         let mut hash = Sha256::new();
-        hash.update(self.container_id.as_bytes());
+        hash.update(self.container_id());
         hash.update([0]);
-        hash.update(self.ifname.as_bytes());
+        hash.update(self.ifname());
         let digits: String = hash.finalize().iter().take(7).map(|byte| format!("{byte:02x}")).collect();
         format!("pw{}", &digits[..13])
     }
@@ -90,7 +96,7 @@ impl Handle {
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.container_id, self.ifname)
+        f.write_str(&self.0)
     }
 }
 
@@ -161,7 +167,7 @@ impl Identity {
     /// The text for `IFALIAS`.
     #[must_use]
     pub fn to_alias(&self) -> String {
-        let mut alias = format!("{ALIAS_WORD};c={};i={}", self.handle.container_id, self.handle.ifname);
+        let mut alias = format!("{ALIAS_WORD};c={};i={}", self.handle.container_id(), self.handle.ifname());
         if let Some(ip) = self.ipv4 {
             alias += &format!(";4={ip}");
         }

@@ -50,7 +50,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let (first, count) = flags.seed.map_or((flags.first, flags.seeds), |seed| (seed, 1));
     let (next, shown, added) = (AtomicU64::new(first), AtomicUsize::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
-    let threads = flags.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads =
+        flags.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let work = || -> anyhow::Result<()> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -111,7 +112,11 @@ fn show(scenario: &Scenario, outcome: &Outcome, scratch: &Path, flags: &Flags) -
         shorter = shrink(scenario, same);
         told = sim::run(&shorter, scratch, false)?;
         events = &shorter.events;
-        text += &format!("  the shortest list of events found ({} of {}):\n", events.len(), scenario.events.len());
+        text += &format!(
+            "  the shortest list of events found ({} of {}):\n",
+            events.len(),
+            scenario.events.len()
+        );
     } else {
         text += "  events:\n";
     }

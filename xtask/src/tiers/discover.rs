@@ -69,7 +69,7 @@ fn tier_of(package: &str, target: &Target) -> Option<Tier> {
         return None;
     }
     Some(match (package, target.name.as_str()) {
-        (_, "properties" | "fuzz") => Tier::Property,
+        (_, "properties" | "histories" | "fuzz") => Tier::Property,
         ("poolward-bpf", _) | (_, "bpf") => Tier::Bpf,
         ("poolward-tests", _) | (_, "netns") => Tier::Netns,
         _ => Tier::Unit,
@@ -174,6 +174,7 @@ mod tests {
         check("poolward-agent", "poolward-agent", "bin", Some(Tier::Unit));
         check("poolward-store", "conformance", "test", Some(Tier::Unit));
         check("poolward-ipam", "properties", "test", Some(Tier::Property));
+        check("poolward-ipam", "histories", "test", Some(Tier::Property));
         check("poolward-cni", "fuzz", "test", Some(Tier::Property));
         check("poolward-bpf", "packets", "test", Some(Tier::Bpf));
         check("poolward-tests", "bpf", "test", Some(Tier::Bpf));

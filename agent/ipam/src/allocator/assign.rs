@@ -1,7 +1,6 @@
 //! Handing out: from a request to addresses, to a block that must be claimed first, or to a refusal.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use model::{BootTime, Cidr, Family, Handle, NodeName, PoolName};
 
@@ -145,13 +144,12 @@ impl NodeIpam {
                 .map_err(|source| ApplyError::Ordinal { handle: handle.clone(), source })?;
             held.set(address);
         }
-        let shared = Arc::new(handle.clone());
         for &Assignment { address, .. } in assignments {
             if let Some(block) = self.block_around_mut(address) {
-                block.take(address, &shared, now);
+                block.take(address, handle, now);
             }
         }
-        self.record_held(shared, held);
+        self.record_held(handle, held);
         Ok(())
     }
 
@@ -181,19 +179,22 @@ impl NodeIpam {
         if let Some(address) = wanted.address {
             return self.decide_explicit(view, request, family, address, now);
         }
-        let mut choice = match choose_pools(view, family, wanted, &request.namespace_labels) {
+        let namespace_labels = &request.namespace_labels;
+        // The usual case, before anything is collected that only a refusal needs.
+        if wanted.pools.is_none() {
+            let mut serving = view.pools.serving(family, view.node_labels, namespace_labels);
+            if let Some(outcome) = serving.find_map(|pool| self.try_pool(view, pool, now)) {
+                return outcome;
+            }
+        }
+        let mut choice = match choose_pools(view, family, wanted, namespace_labels) {
             Ok(choice) => choice,
             Err(refusal) => return Outcome::Refused(refusal),
         };
-        for pool in &choice.eligible {
-            if let Some(assignment) = self.next_free(view, pool, now) {
-                return Outcome::Address(assignment);
-            }
-            if self.may_claim(view, family)
-                && let Some(claim) = self.next_claim(view, pool, now)
-            {
-                return Outcome::Claim(claim);
-            }
+        if wanted.pools.is_some()
+            && let Some(outcome) = choice.eligible.iter().find_map(|pool| self.try_pool(view, pool, now))
+        {
+            return outcome;
         }
         for pool in &choice.eligible {
             if let Some(borrow) = self.next_borrow(view, pool, now) {
@@ -207,6 +208,15 @@ impl NodeIpam {
             choice.passed_over.push(PassedOver { pool, reason });
         }
         Outcome::Refused(refuse_all(&request.handle, family, wanted, &tried, &choice))
+    }
+
+    /// The next address of a pool that serves, or the block of it to claim; `None` when it has neither.
+    fn try_pool(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<Outcome> {
+        let address = self.next_free(view, pool, now).map(Outcome::Address);
+        address.or_else(|| {
+            let may_claim = self.may_claim(view, pool.family());
+            may_claim.then(|| self.next_claim(view, pool, now).map(Outcome::Claim)).flatten()
+        })
     }
 
     /// The next address of this node's own blocks of a pool.
@@ -430,8 +440,7 @@ fn refuse_all(
     tried: &[&Pool],
     choice: &PoolChoice<'_>,
 ) -> Refusal {
-    let of_family = choice.passed_over.iter().filter(|passed| passed.reason != PassedReason::OtherFamily);
-    let details: Vec<String> = of_family.map(ToString::to_string).collect();
+    let details: Vec<String> = choice.passed_over.iter().map(ToString::to_string).collect();
     if tried.is_empty() {
         let pending = choice.has_pending();
         let problem = match (pending, wanted.pools.is_some()) {

@@ -19,7 +19,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::{BootTime, Cidr, Family, Handle, Labels, NodeName, PoolName};
@@ -128,7 +127,7 @@ pub struct NodeIpam {
     by_pool: BTreeMap<PoolName, BTreeSet<Cidr>>,
     /// The same blocks, for finding unclaimed ones.
     own: RangeSet,
-    holders: BTreeMap<Arc<Handle>, Held>,
+    holders: BTreeMap<Handle, Held>,
     /// Blocks not to be chosen for a while.
     avoid: BTreeMap<Cidr, BootTime>,
 }
@@ -365,7 +364,7 @@ impl NodeIpam {
     /// Every holder and what it holds, in order of handle.
     pub fn allocations(&self) -> impl Iterator<Item = Allocation> + '_ {
         self.holders.iter().map(|(handle, held)| Allocation {
-            handle: handle.as_ref().clone(),
+            handle: handle.clone(),
             addresses: self.assignments(held),
             since: held.since,
         })
@@ -411,9 +410,9 @@ impl NodeIpam {
         self.holders.get(handle).copied().unwrap_or(Held { since, ..Held::default() })
     }
 
-    fn record_held(&mut self, handle: Arc<Handle>, held: Held) {
+    fn record_held(&mut self, handle: &Handle, held: Held) {
         if !held.is_empty() {
-            self.holders.insert(handle, held);
+            self.holders.insert(handle.clone(), held);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Rebuilding the state after a start: from the journal, or from what the kernel still shows.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use model::{BootTime, Cidr, Family, Handle};
 
@@ -39,13 +38,12 @@ impl NodeIpam {
             held.set(address);
             missing.push(address);
         }
-        let shared = Arc::new(handle.clone());
         for address in missing {
             if let Some(block) = self.block_around_mut(address) {
-                block.restore(address, &shared);
+                block.restore(address, handle);
             }
         }
-        self.record_held(shared, held);
+        self.record_held(handle, held);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ fn block(cidr: &str) -> Block {
     Block::new(cidr.parse().unwrap(), "p".parse().unwrap()).unwrap()
 }
 
-fn holder(name: &str) -> Arc<Handle> {
-    Arc::new(Handle::new(name, "eth0").unwrap())
+fn holder(name: &str) -> Handle {
+    Handle::new(name, "eth0").unwrap()
 }
 
 fn at(ms: u64) -> BootTime {

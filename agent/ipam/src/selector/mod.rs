@@ -16,12 +16,15 @@
 
 mod lexer;
 mod parser;
+mod together;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use model::Labels;
+
+pub(crate) use together::{Question, Vocabulary};
 
 /// The longest selector accepted, in bytes.
 pub const MAX_SELECTOR_LEN: usize = 4096;
@@ -154,7 +157,14 @@ mod tests {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into();
         let check = |text: &str, labels: &Labels, expected: bool| {
-            assert_eq!(text.parse::<Selector>().unwrap().matches(labels), expected, "{text}");
+            let selector = text.parse::<Selector>().unwrap();
+            assert_eq!(selector.matches(labels), expected, "{text}");
+            let mut words = Vocabulary::default();
+            // Others that were translated before and after make no difference.
+            words.question(&"zone == 'other' || tier in {'x', 'db-1'}".parse().unwrap());
+            let question = words.question(&selector);
+            words.question(&"zone == 'west' || none == 'y'".parse().unwrap());
+            assert_eq!(question.holds(&words.read(labels)), expected, "{text}, together with others");
         };
         for (text, expected) in [
             ("", true),

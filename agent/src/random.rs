@@ -24,6 +24,15 @@ impl Random {
         Self { seeded: Some(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)))) }
     }
 
+    /// 128 fresh bits.
+    #[must_use]
+    pub fn bits(&self) -> u128 {
+        match &self.seeded {
+            None => Uuid::new_v4().as_u128(),
+            Some(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).u128(..),
+        }
+    }
+
     /// A fresh UUID (version 4), as text.
     #[must_use]
     pub fn uuid(&self) -> String {

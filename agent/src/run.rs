@@ -72,7 +72,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Everything a node does beside answering requests, until `stop` fires and what is under way has ended.
 pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
     let reconciling = node.reconciler.clone().follow(node.config.resync, stop.clone());
-    tokio::join!(reconciling, retire_now_and_then(&node, &stop));
+    tokio::join!(
+        reconciling,
+        retire_now_and_then(&node, &stop),
+        node.follow_upkeep(&stop),
+        node.follow_freshness(&stop)
+    );
 }
 
 /// Takes the programs off, under the lock: not while an agent runs.

@@ -3,6 +3,7 @@
 //! `raw` is what may be written; this module turns it into [`Config`] and says for every mistake which key on
 //! which line is wrong. It starts nothing.
 
+mod ipam_settings;
 mod raw;
 
 use std::path::PathBuf;
@@ -36,6 +37,16 @@ use raw::{Raw, Spanned};
         \n  maxPools: 1024                            to change one: stop the agent, --unload, start it again\
         \n  resyncSeconds: 60                         how often kernel state is compared without a cause\
         \n  onLocked: exit                            exit or wait while another agent of this node runs\
+        \n  ipam:                                     how addresses are given:\
+        \n    strictAffinity: false                     never borrow addresses from other nodes' blocks, nor lend\
+        \n    autoAllocateBlocks: true                  claim blocks when own ones have no room\
+        \n    enforceSelectorsOnRequest: true           selectors hold for pools that a pod asks for by name, too\
+        \n    maxBlocksPerNode: <no limit>              most blocks of one family this node may own\
+        \n    atBlockLimit: Fail                        Fail or Borrow at that limit\
+        \n    releaseAfterSeconds: 300                  an empty block that is not needed is given up after this\
+        \n    returnAfterSeconds: 60                    a borrowed address that nobody holds, after this\
+        \n    goneAfterSeconds: 600                     blocks of a node without Node object may be taken after this;\
+        \n                                              such a node must be off or fenced by then\
         \n  log: { level: info, format: text }        level as in RUST_LOG; format text or json\n\
         \nExit codes: 0 stopped by a signal, 1 failed, 2 usage or configuration, 3 another agent holds the journal."
 )]
@@ -115,6 +126,8 @@ pub struct Config {
     pub resync: Duration,
     /// What to do while another agent runs.
     pub on_locked: OnLocked,
+    /// How addresses are given.
+    pub ipam: ipam::Settings,
     /// Log filter.
     pub log_level: String,
     /// How log lines look.
@@ -236,6 +249,7 @@ impl Config {
             max_pods: map_size("maxPods", raw.max_pods.as_ref())?,
             max_pools: map_size("maxPools", raw.max_pools.as_ref())?,
             resync,
+            ipam: ipam_settings::resolve(raw.ipam.as_ref(), file)?,
             on_locked: flags.on_locked.unwrap_or(on_locked),
             log_level: flags
                 .log_level

@@ -27,7 +27,21 @@ pub(super) struct Raw {
     pub(super) max_pools: Option<Spanned<u64>>,
     pub(super) resync_seconds: Option<Spanned<u64>>,
     pub(super) on_locked: Option<Spanned<String>>,
+    pub(super) ipam: Option<RawIpam>,
     pub(super) log: Option<RawLog>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct RawIpam {
+    pub(super) strict_affinity: Option<bool>,
+    pub(super) auto_allocate_blocks: Option<bool>,
+    pub(super) enforce_selectors_on_request: Option<bool>,
+    pub(super) max_blocks_per_node: Option<Spanned<u64>>,
+    pub(super) at_block_limit: Option<Spanned<String>>,
+    pub(super) release_after_seconds: Option<Spanned<u64>>,
+    pub(super) return_after_seconds: Option<Spanned<u64>>,
+    pub(super) gone_after_seconds: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lock, Record};
 
 const FORMAT: &str = "poolward";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The greatest file that is read: a node has some thousands of pods at most, a record some hundred bytes,
 /// and the file is rewritten long before.

@@ -17,10 +17,13 @@
 //!
 //! It decides nothing: what records mean is the node's business.
 
+mod fact;
 mod file;
 mod lock;
 mod record;
 
+pub use fact::FactRecord;
+pub(crate) use fact::{fact_of, record_of};
 pub use file::{Journal, JournalError, Loaded, Owner};
 pub use lock::{Lock, LockError};
 pub use record::{AddressRecord, AssignRecord, HandleRecord, NetnsId, Record, WiredRecord};

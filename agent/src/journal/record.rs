@@ -4,19 +4,14 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::FactRecord;
+
 /// One fact. Facts are applied in the order they were written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Record {
-    /// This node has claimed a block in the store.
-    Claim {
-        /// The block.
-        block: String,
-        /// Its pool.
-        pool: String,
-        /// What tells this claim from any other of the same block.
-        nonce: String,
-    },
+    /// A fact of the allocation protocol: claims, loans, releases.
+    Protocol(FactRecord),
     /// Addresses were given to a handle. Nothing is promised to the runtime yet.
     Assign(AssignRecord),
     /// The handle is wired; from here on the runtime may have been told.

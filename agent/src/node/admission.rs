@@ -84,7 +84,11 @@ pub async fn update_registry<S: Store>(
         }
         Ok(Outcome::Deleted(revision, ())) => Ok(Some(revision)),
         Ok(Outcome::Kept(())) => Ok(None),
-        Err(RetryError::Store(error)) => Err(error.into()),
+        Err(
+            RetryError::Store(error)
+            | RetryError::Unavailable(error)
+            | RetryError::Exhausted { last: error, .. },
+        ) => Err(error.into()),
         Err(RetryError::Refused(error)) => Err(error.into()),
     }
 }

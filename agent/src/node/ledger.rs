@@ -7,20 +7,19 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipam::protocol::{CutOff, Fact, Keeper, NodeId};
 use ipam::{ApplyError, Assignment, FreeError, NodeIpam, PoolTable};
-use model::{BootTime, Cidr, Handle, PoolName};
-use tracing::warn;
+use model::{BootTime, Handle};
+use tracing::{error, warn};
 
 use super::pod::{Pod, RecordError, Wired};
-use crate::journal::{Journal, JournalError, NetnsId, Record};
+use crate::journal::{Journal, JournalError, NetnsId, Record, fact_of, record_of};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
-    ipam: NodeIpam,
+    keeper: Keeper,
     pods: BTreeMap<Handle, Pod>,
-    /// The nonce of each block this node has claimed, by the journal of this boot.
-    nonces: BTreeMap<Cidr, String>,
     journal: Journal,
 }
 
@@ -53,35 +52,12 @@ impl From<FreeError> for LedgerError {
     }
 }
 
-/// A block of this node, as the store says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnBlock {
-    /// Its range.
-    pub cidr: Cidr,
-    /// Its pool.
-    pub pool: PoolName,
-    /// The nonce of its claim.
-    pub nonce: String,
-}
-
 impl Ledger {
-    /// Rebuilds the state from this node's blocks and the records of the journal, in their order. Gives back what
-    /// did not fit at the end, for people: an allocation of a block that this node has no more is history if it was
-    /// freed later.
-    pub fn replay(
-        journal: Journal,
-        blocks: &[OwnBlock],
-        records: &[Record],
-        now: BootTime,
-    ) -> (Self, Vec<String>) {
-        let mut ledger =
-            Self { ipam: NodeIpam::new(), pods: BTreeMap::new(), nonces: BTreeMap::new(), journal };
+    /// Rebuilds the state from the records of the journal, in their order. Gives back what did not fit at the end, for
+    /// people: an allocation of a block that this node has no more is history if it was freed later.
+    pub fn replay(journal: Journal, me: NodeId, records: &[Record], now: BootTime) -> (Self, Vec<String>) {
+        let mut ledger = Self { keeper: Keeper::new(me), pods: BTreeMap::new(), journal };
         let mut problems = Vec::new();
-        for block in blocks {
-            if let Err(error) = ledger.ipam.apply_claim(block.cidr, &block.pool) {
-                problems.push(error.to_string());
-            }
-        }
         let mut unplaced = BTreeMap::new();
         for record in records {
             if let Err(error) = ledger.replay_one(record, &mut unplaced) {
@@ -89,7 +65,7 @@ impl Ledger {
             }
         }
         problems.extend(unplaced.into_values().map(|error| error.to_string()));
-        ledger.ipam.apply_expire(now);
+        ledger.keeper.ipam_mut().apply_expire(now);
         (ledger, problems)
     }
 
@@ -101,15 +77,17 @@ impl Ledger {
         let handle_of =
             |record| Handle::try_from(record).map_err(|error| RecordError::new("a handle", error));
         match record {
-            Record::Claim { block, nonce, .. } => {
-                let cidr = block.parse().map_err(|error| RecordError::new(block, error))?;
-                self.nonces.insert(cidr, nonce.clone());
+            Record::Protocol(record) => {
+                let fact = fact_of(record).map_err(|error| RecordError::new("the protocol", error))?;
+                let cut_off =
+                    self.keeper.apply(&fact).map_err(|error| RecordError::new("the protocol", error))?;
+                self.forget_cut_off(&cut_off);
             }
             Record::Assign(assign) => {
                 let pod = Pod::from_record(assign)?;
                 let handle = pod.handle().clone();
                 for address in pod.identity.addresses() {
-                    match self.ipam.restore(&handle, &[address], pod.since) {
+                    match self.keeper.ipam_mut().restore(&handle, &[address], pod.since) {
                         Ok(()) => {}
                         Err(error @ ApplyError::NoBlock { .. }) => {
                             unplaced.insert((handle.clone(), address), error);
@@ -131,7 +109,8 @@ impl Ledger {
             }
             Record::Free { handle, at_ms, cooling } => {
                 let handle = handle_of(handle)?;
-                self.ipam.apply_free(&handle, &PoolTable::default(), BootTime::from_millis(*at_ms));
+                let at = BootTime::from_millis(*at_ms);
+                self.keeper.ipam_mut().apply_free(&handle, &PoolTable::default(), at);
                 self.pods.remove(&handle);
                 unplaced.retain(|(holder, _), _| *holder != handle);
                 self.replay_cooling(cooling);
@@ -139,7 +118,8 @@ impl Ledger {
             Record::FreeAddress { handle, address, at_ms, cooling } => {
                 let handle = handle_of(handle)?;
                 let at = BootTime::from_millis(*at_ms);
-                let freed = self.ipam.apply_free_address(&handle, *address, &PoolTable::default(), at);
+                let ipam = self.keeper.ipam_mut();
+                let freed = ipam.apply_free_address(&handle, *address, &PoolTable::default(), at);
                 freed.map_err(|error| RecordError::new(&handle, error))?;
                 self.forget_address(&handle, *address);
                 unplaced.remove(&(handle, *address));
@@ -158,25 +138,37 @@ impl Ledger {
     /// Addresses of blocks that this node has no more are history.
     fn replay_cooling(&mut self, cooling: &[(IpAddr, u64)]) {
         for (address, until_ms) in cooling {
-            let _ = self.ipam.restore_cooling(*address, BootTime::from_millis(*until_ms));
+            let until = BootTime::from_millis(*until_ms);
+            let _ = self.keeper.ipam_mut().restore_cooling(*address, until);
         }
     }
 
-    /// Puts back pods that were found in the kernel although the journal does not know them, makes every other
-    /// address unavailable until `until`, and writes all of it to the journal at once. Gives back what did not fit.
+    /// Takes blocks that the store says are ours and the journal does not know, puts back pods that were found in the
+    /// kernel, makes every other address unavailable until `until`, and writes all of it to the journal at once. Gives
+    /// back what did not fit. The blocks serve nothing before they are adopted by compare-and-swap.
     ///
     /// # Errors
     /// The journal does not take it; it stays as it was, and the next start finds it so.
-    pub fn rebuild(&mut self, found: Vec<Pod>, until: BootTime) -> Result<Vec<String>, LedgerError> {
+    pub fn rebuild(
+        &mut self,
+        blocks: &[Fact],
+        found: Vec<Pod>,
+        until: BootTime,
+    ) -> Result<Vec<String>, LedgerError> {
         let mut problems = Vec::new();
+        for fact in blocks {
+            if let Err(error) = self.keeper.apply(fact) {
+                problems.push(error.to_string());
+            }
+        }
         for pod in found {
             let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
-            match self.ipam.restore(pod.handle(), &addresses, pod.since) {
+            match self.keeper.ipam_mut().restore(pod.handle(), &addresses, pod.since) {
                 Ok(()) => drop(self.pods.insert(pod.handle().clone(), pod)),
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        self.ipam.cool_all_unproven(until);
+        self.keeper.ipam_mut().cool_all_unproven(until);
         self.journal.rewrite(&self.records())?;
         Ok(problems)
     }
@@ -184,7 +176,18 @@ impl Ledger {
     /// The allocator's state, for decisions.
     #[must_use]
     pub fn ipam(&self) -> &NodeIpam {
-        &self.ipam
+        self.keeper.ipam()
+    }
+
+    /// This node's part in the protocol, for decisions.
+    #[must_use]
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// This node's part in the protocol, for what the journal does not keep: observations, identity, confirmation.
+    pub fn keeper_mut(&mut self) -> &mut Keeper {
+        &mut self.keeper
     }
 
     /// The pod of a handle.
@@ -198,59 +201,32 @@ impl Ledger {
         self.pods.values()
     }
 
-    /// Whether this boot's journal has a claim of this block with this nonce.
-    #[must_use]
-    pub fn has_nonce(&self, cidr: &Cidr, nonce: &str) -> bool {
-        self.nonces.get(cidr).is_some_and(|own| own == nonce)
-    }
-
-    /// Remembers that a block is about to be claimed, whatever comes of it, and says with which nonce: `fresh`, or
-    /// that of an earlier attempt whose outcome is not known.
+    /// Writes facts down and makes them so. Gives back who is cut off by them; those pods have lost the addresses.
     ///
     /// # Errors
-    /// The journal does not take it.
-    pub fn intend_claim(
-        &mut self,
-        cidr: Cidr,
-        pool: &PoolName,
-        fresh: String,
-    ) -> Result<String, LedgerError> {
-        if let Some(nonce) = self.nonces.get(&cidr) {
-            return Ok(nonce.clone());
+    /// The journal does not take them: nothing is changed.
+    pub fn note(&mut self, facts: &[Fact], now: BootTime) -> Result<CutOff, LedgerError> {
+        let records: Vec<Record> = facts.iter().filter_map(record_of).map(Record::Protocol).collect();
+        if !records.is_empty() {
+            self.journal.append(&records)?;
         }
-        let record = Record::Claim { block: cidr.to_string(), pool: pool.to_string(), nonce: fresh.clone() };
-        self.journal.append(&[record])?;
-        self.nonces.insert(cidr, fresh.clone());
-        Ok(fresh)
-    }
-
-    /// Takes a block that the store has given to this node.
-    ///
-    /// # Errors
-    /// It overlaps another one of this node.
-    pub fn add_block(&mut self, cidr: Cidr, pool: &PoolName) -> Result<(), LedgerError> {
-        Ok(self.ipam.apply_claim(cidr, pool)?)
-    }
-
-    /// Stops or resumes handing out addresses of a block.
-    ///
-    /// # Errors
-    /// No block of this node.
-    pub fn set_serving(&mut self, cidr: &Cidr, serving: bool) -> Result<(), LedgerError> {
-        Ok(self.ipam.apply_serving(cidr, serving)?)
-    }
-
-    /// Gives an empty block up, and forgets its history.
-    ///
-    /// # Errors
-    /// An address of it is held or cooling.
-    pub fn drop_block(&mut self, cidr: &Cidr, now: BootTime) -> Result<(), LedgerError> {
-        self.ipam.apply_release(cidr, now)?;
-        self.nonces.remove(cidr);
-        if let Err(error) = self.journal.rewrite(&self.records()) {
-            warn!(block = %cidr, %error, "the journal keeps the history of a block that is gone");
+        let mut cut_off = CutOff::new();
+        for fact in facts {
+            match self.keeper.apply(fact) {
+                Ok(holders) => cut_off.extend(holders),
+                // Decided on this very state, under one lock.
+                Err(problem) => error!(?fact, %problem, "a fact does not fit what this node remembers"),
+            }
         }
-        Ok(())
+        self.forget_cut_off(&cut_off);
+        self.tidy(now);
+        Ok(cut_off)
+    }
+
+    fn forget_cut_off(&mut self, cut_off: &CutOff) {
+        for (handle, address) in cut_off {
+            self.forget_address(handle, *address);
+        }
     }
 
     /// Gives addresses to a pod that holds none.
@@ -259,10 +235,10 @@ impl Ledger {
     /// The journal does not take it, or an address is not to be had: nothing is changed.
     pub fn assign(&mut self, pod: Pod, assignments: &[Assignment], now: BootTime) -> Result<(), LedgerError> {
         // Tried on the real state first: what does not fit must not be written.
-        self.ipam.apply_assign(pod.handle(), assignments, now)?;
+        self.keeper.ipam_mut().apply_assign(pod.handle(), assignments, now)?;
         if let Err(error) = self.journal.append(&[Record::Assign(pod.to_assign_record())]) {
             // Nobody was told: back to the queue, without a cooldown.
-            self.ipam.apply_free(pod.handle(), &PoolTable::default(), now);
+            self.keeper.ipam_mut().apply_free(pod.handle(), &PoolTable::default(), now);
             return Err(error.into());
         }
         self.pods.insert(pod.handle().clone(), pod);
@@ -298,7 +274,7 @@ impl Ledger {
         pools: &PoolTable,
         now: BootTime,
     ) -> Result<Vec<IpAddr>, LedgerError> {
-        let leaving = self.ipam.decide_free(handle);
+        let leaving = self.ipam().decide_free(handle);
         if leaving.is_empty() {
             // A pod all of whose addresses went one by one.
             self.pods.remove(handle);
@@ -306,7 +282,7 @@ impl Ledger {
         }
         let cooling = cooling_of(&leaving, pools, now);
         self.journal.append(&[Record::Free { handle: handle.into(), at_ms: now.as_millis(), cooling }])?;
-        let freed = self.ipam.apply_free(handle, pools, now);
+        let freed = self.keeper.ipam_mut().apply_free(handle, pools, now);
         self.pods.remove(handle);
         self.tidy(now);
         Ok(freed.into_iter().map(|assignment| assignment.address).collect())
@@ -323,14 +299,14 @@ impl Ledger {
         pools: &PoolTable,
         now: BootTime,
     ) -> Result<Vec<IpAddr>, LedgerError> {
-        let leaving = self.ipam.decide_free_address(handle, address)?;
+        let leaving = self.ipam().decide_free_address(handle, address)?;
         if leaving.is_empty() {
             return Ok(Vec::new());
         }
         let cooling = cooling_of(&leaving, pools, now);
         let record = Record::FreeAddress { handle: handle.into(), address, at_ms: now.as_millis(), cooling };
         self.journal.append(&[record])?;
-        self.ipam.apply_free_address(handle, address, pools, now)?;
+        self.keeper.ipam_mut().apply_free_address(handle, address, pools, now)?;
         self.forget_address(handle, address);
         self.tidy(now);
         Ok(vec![address])
@@ -348,7 +324,7 @@ impl Ledger {
     /// Rewrites the journal when it has grown enough. A failure costs nothing but length.
     fn tidy(&mut self, now: BootTime) {
         if self.journal.wants_rewrite() {
-            self.ipam.apply_expire(now);
+            self.keeper.ipam_mut().apply_expire(now);
             if let Err(error) = self.journal.rewrite(&self.records()) {
                 warn!(%error, "the journal stays long");
             }
@@ -357,11 +333,9 @@ impl Ledger {
 
     /// The whole state as the shortest list of records that brings it back.
     fn records(&self) -> Vec<Record> {
-        let claims = self.ipam.blocks().filter_map(|block| {
-            let nonce = self.nonces.get(&block.cidr())?.clone();
-            Some(Record::Claim { block: block.cidr().to_string(), pool: block.pool().to_string(), nonce })
-        });
-        let queues = self.ipam.blocks().map(|block| Record::Queue {
+        let facts = self.keeper.facts();
+        let facts = facts.iter().filter_map(record_of).map(Record::Protocol);
+        let queues = self.ipam().blocks().map(|block| Record::Queue {
             block: block.cidr().to_string(),
             freed: block.freed().collect(),
             cooling: block.cooling().map(|(address, until)| (address, until.as_millis())).collect(),
@@ -373,7 +347,7 @@ impl Ledger {
             let assign = Record::Assign(pod.to_assign_record());
             std::iter::once(assign).chain(pod.to_wired_record().map(Record::Commit))
         });
-        claims.chain(queues).chain(pods).collect()
+        facts.chain(queues).chain(pods).collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The node: what it knows (`world`), what it has given to whom (`ledger`), and how the kernel is kept in step.
 
 pub mod admission;
-pub mod claim;
+pub mod attend;
+pub mod freshness;
 pub mod gate;
 pub mod ledger;
 pub mod mirror;
@@ -10,6 +11,7 @@ pub mod reconcile;
 pub mod retire;
 pub mod start;
 pub mod surroundings;
+pub mod upkeep;
 pub mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,8 +45,13 @@ pub struct Node<S> {
     /// The order of requests of each handle.
     pub gates: Gates,
     ledger: Arc<Mutex<Ledger>>,
-    /// One claim at a time: two ADDs that need a block want the same one.
-    claiming: tokio::sync::Mutex<()>,
+    /// Namespaces as they were read after a pod of theirs had appeared.
+    pub fresh: freshness::Fresh,
+    /// One look at a block at a time: two ADDs that need a block want the same one.
+    attending: tokio::sync::Mutex<()>,
+    upkeep_wanted: tokio::sync::Notify,
+    /// Counts what was noted of blocks and loans, for those who wait for it.
+    progress: tokio::sync::watch::Sender<u64>,
     /// One deletion of pools at a time.
     retiring: tokio::sync::Mutex<()>,
 }
@@ -53,6 +60,11 @@ impl<S: Store> Node<S> {
     /// The ledger. Held for microseconds, never across a wait.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of everything that is noted of blocks and loans.
+    pub fn progress(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.progress.subscribe()
     }
 
     /// Now, by this machine's clock.

@@ -198,7 +198,9 @@ impl Shared {
         // Those that are being wired as well: what is theirs must not be swept before their commit. That one of them
         // has no interface yet is no work for a reconciliation.
         let pods = ledger.pods().map(|pod| pod.identity.clone()).collect();
-        let own_blocks: Vec<Cidr> = ledger.ipam().blocks().map(ipam::Block::cidr).collect();
+        // A borrowed address is not a range of ours: its pod's own route, or nothing.
+        let is_tenure = |block: &Cidr| ledger.keeper().tenure(block).is_some();
+        let own_blocks: Vec<Cidr> = ledger.ipam().blocks().map(ipam::Block::cidr).filter(is_tenure).collect();
         drop(ledger);
         let serves = |family| pools.iter().any(|pool| pool.cidr.family() == family);
         let desired = DesiredState {

@@ -1,15 +1,16 @@
 //! Deleting a pool: it stays, terminating, until its last block is gone.
 //!
 //! 1. The registry's entry is marked terminating: from here on nobody claims.
-//! 2. Each block of this node that is empty is stopped, deleted from the store, and forgotten.
+//! 2. Each block of this node that is empty is released, as any block that drains.
 //! 3. When no block of the pool is left, the pool's object goes, and then its entry; its tag id is retired.
 //!
 //! Every step may be cut short and is found again by the next run.
 
 use ipam::RegistryEntry;
-use model::{Cidr, PoolName};
+use ipam::protocol::BlockObject;
+use model::PoolName;
 use store::resource::{IpBlock, IpPool, Resource};
-use store::{Key, Revision, Store, StoreError};
+use store::{Key, Store, StoreError};
 use tracing::{info, warn};
 
 use super::Node;
@@ -35,24 +36,14 @@ impl<S: Store> Node<S> {
         self.go_on_retiring(name, uid).await
     }
 
-    /// Takes every terminating pool as far as that goes now, lets go of entries whose object is gone, and gives back
-    /// what this node holds of pools that are gone altogether.
+    /// Takes every terminating pool as far as that goes now, and lets go of entries whose object is gone.
+    /// Blocks of pools that are gone altogether are upkeep's business.
     pub async fn retire_all(&self) {
         let _turn = self.retiring.lock().await;
         let view = self.world.view();
         for entry in view.registry.entries() {
             if let Err(error) = self.retire_if_due(entry).await {
                 warn!(pool = %entry.name, %error, "deleting a pool goes on later");
-            }
-        }
-        let orphans: Vec<Cidr> = {
-            let ledger = self.ledger();
-            let of_no_pool = |block: &&ipam::Block| view.registry.entry(block.pool()).is_none();
-            ledger.ipam().blocks().filter(of_no_pool).map(ipam::Block::cidr).collect()
-        };
-        for cidr in orphans {
-            if let Err(error) = self.release(cidr).await {
-                warn!(block = %cidr, %error, "a block of a pool that is gone is released later");
             }
         }
     }
@@ -83,10 +74,6 @@ impl<S: Store> Node<S> {
 
     /// Under the lock of [`Node::retire_pool`].
     async fn go_on_retiring(&self, name: &PoolName, uid: &str) -> Result<Retired, RegistryWriteError> {
-        let own: Vec<Cidr> = self.ledger().ipam().blocks_of(name).map(ipam::Block::cidr).collect();
-        for cidr in own {
-            self.release(cidr).await?;
-        }
         if self.has_blocks(name).await? {
             return Ok(Retired::Terminating);
         }
@@ -111,59 +98,31 @@ impl<S: Store> Node<S> {
         Ok(Retired::Gone)
     }
 
-    /// Whether any block of the pool is left. One of this node that it does not know, from a claim that was cut short
-    /// half-way, is deleted.
+    /// Whether any block of the pool is left, by a consistent read after the entry was marked; those of this node that
+    /// are empty go on the way.
     async fn has_blocks(&self, name: &PoolName) -> Result<bool, StoreError> {
-        // No claim is half-way in between.
-        let _turn = self.claiming.lock().await;
-        let mut left = false;
-        for block in self.store.list::<IpBlock>().await?.items {
-            let spec = &block.value.spec;
-            if spec.pool != name.as_str() {
-                continue;
-            }
-            let known = |cidr: &Cidr| self.ledger().ipam().block(cidr).is_some();
-            let cut_short = spec.node == self.config.node_name.as_str()
-                && spec.cidr.parse().is_ok_and(|cidr: Cidr| !known(&cidr));
-            match block.value.key() {
-                Ok(key) if cut_short => {
-                    self.store.compare_and_delete::<IpBlock>(&key, block.revision).await?;
-                }
-                _ => left = true,
+        for block in self.blocks_of(name).await? {
+            let is_mine = block.owner.name == self.config.node_name;
+            if is_mine && let Err(error) = self.attend(block.cidr).await {
+                warn!(%error, "a block of a pool that is being deleted is seen to later");
             }
         }
-        Ok(left)
+        Ok(!self.blocks_of(name).await?.is_empty())
     }
 
-    /// Gives a block back if nothing of it is held or cooling.
-    async fn release(&self, cidr: Cidr) -> Result<(), StoreError> {
-        {
-            let mut ledger = self.ledger();
-            if !ledger.ipam().block(&cidr).is_some_and(|block| block.is_idle(self.now())) {
-                return Ok(());
-            }
-            // Nothing new from here on, while the store is asked.
-            if ledger.set_serving(&cidr, false).is_err() {
-                return Ok(());
-            }
-        }
-        // On an error its outcome is not known: the block serves nothing until the next run has settled it.
-        let deleted = self.delete_block(cidr).await?;
-        if let Err(error) = self.ledger().drop_block(&cidr, self.now()) {
-            warn!(block = %cidr, %error, "a released block is kept");
-        }
-        info!(block = %cidr, "released a block");
-        if let Some(revision) = deleted {
-            self.world.blocks.reached(revision).await;
-        }
-        Ok(())
-    }
-
-    async fn delete_block(&self, cidr: Cidr) -> Result<Option<Revision>, StoreError> {
-        let key = Key::of_block(cidr);
-        match self.store.get::<IpBlock>(&key).await? {
-            None => Ok(None),
-            Some(object) => self.store.compare_and_delete::<IpBlock>(&key, object.revision).await.map(Some),
-        }
+    async fn blocks_of(&self, name: &PoolName) -> Result<Vec<BlockObject>, StoreError> {
+        let stored = self.store.list::<IpBlock>().await?.items;
+        let of_pool = stored.iter().filter(|block| block.value.spec.pool == name.as_str());
+        // One that does not read keeps the pool: its range may be in use.
+        of_pool
+            .map(|block| {
+                store::block_of(&block.value).map_err(|reason| StoreError::Internal {
+                    operation: "read",
+                    kind: IpBlock::KIND,
+                    key: block.value.metadata.name.clone(),
+                    reason,
+                })
+            })
+            .collect()
     }
 }

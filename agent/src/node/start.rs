@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use dataplane::{Dataplane, DataplaneError, KernelPod, Mac};
 use ipam::Candidate;
+use ipam::protocol::{Fact, Nonce};
 use model::{BootTime, Handle};
 use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::admission::{RegistryWriteError, decide_admissions, update_registry};
+use super::freshness::Fresh;
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
 use super::pod::{Pod, Wired};
@@ -32,6 +34,9 @@ use crate::journal::{Journal, Loaded};
 /// How long addresses of unknown use are kept back after the journal was lost: longer than a runtime takes to ask for
 /// the deletion of what it lost.
 const UNPROVEN_COOLDOWN: Duration = Duration::from_secs(120);
+
+/// How often blocks are seen to at a start before the rest is left to upkeep.
+const CONFIRM_ROUNDS: usize = 3;
 
 /// Why the node cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +76,7 @@ impl<S: Store> Node<S> {
             name: config.node_name.clone(),
             labels: config.node_labels.clone(),
             marks: config.mark_layout,
+            settings: config.ipam,
         };
         let world = World::start(&store, node, followers).await?;
         let now = surroundings.clock.now();
@@ -90,7 +96,7 @@ impl<S: Store> Node<S> {
                 &[]
             }
         };
-        let (mut ledger, mut problems) = Ledger::replay(journal, &view.own, records, now);
+        let (mut ledger, mut problems) = Ledger::replay(journal, view.me.clone(), records, now);
         let reading = dataplane.clone();
         let found = surroundings.kernel_work.run(move || reading.fetch_pods()).await??;
         let (unknown, malformed) = unknown_pods(found, &ledger, &view, now);
@@ -101,7 +107,8 @@ impl<S: Store> Node<S> {
             let count = unknown.len();
             let longest = view.pools.iter().map(|pool| pool.cooldown).max().unwrap_or_default();
             let until = now.after(UNPROVEN_COOLDOWN.max(longest));
-            problems.extend(ledger.rebuild(unknown, until)?);
+            let blocks = blocks_to_adopt(&ledger, &view, &surroundings);
+            problems.extend(ledger.rebuild(&blocks, unknown, until)?);
             warn!(
                 pods = count,
                 cooling_until_ms = until.as_millis(),
@@ -131,11 +138,15 @@ impl<S: Store> Node<S> {
             reconciler,
             ledger,
             gates: Gates::default(),
-            claiming: tokio::sync::Mutex::default(),
+            fresh: Fresh::default(),
+            attending: tokio::sync::Mutex::default(),
+            upkeep_wanted: tokio::sync::Notify::new(),
+            progress: tokio::sync::watch::channel(0).0,
             retiring: tokio::sync::Mutex::default(),
         });
         node.finish_interrupted().await?;
         node.admit_waiting().await?;
+        node.confirm_blocks().await;
         node.retire_all().await;
         if node.reconciler.run().await.is_empty() {
             node.remove_other_versions().await?;
@@ -152,6 +163,22 @@ impl<S: Store> Node<S> {
             Err(error) => warn!(%error, "programs or maps of another version stay"),
         }
         Ok(())
+    }
+
+    /// Sees to every block before anything is served: a consistent read decides which of them are this node's. While
+    /// the store does not answer, the journal's word counts (rule 9 of `docs/design/ipam.md`).
+    async fn confirm_blocks(&self) {
+        for _ in 0..CONFIRM_ROUNDS {
+            match self.upkeep().await {
+                Ok(()) => return,
+                Err(error) if error.is_unavailable() => {
+                    warn!(%error, "the store does not answer: blocks serve on the journal's word");
+                    self.ledger().keeper_mut().set_store_away(true);
+                    return;
+                }
+                Err(error) => warn!(%error, "a block is not confirmed yet, and does not serve"),
+            }
+        }
     }
 
     /// Takes down pods that were assigned addresses and never promised.
@@ -214,6 +241,23 @@ impl<S: Store> Node<S> {
     }
 }
 
+/// Facts that make the blocks which the store says are ours, and the journal does not know, known: with a nonce of their
+/// own, so that they serve only once they are adopted by compare-and-swap, which voids what the lost journal knew of.
+fn blocks_to_adopt(ledger: &Ledger, view: &View, surroundings: &Surroundings) -> Vec<Fact> {
+    let unknown = view
+        .objects
+        .values()
+        .map(|seen| &seen.object)
+        .filter(|object| object.owner == view.me && ledger.keeper().tenure(&object.cidr).is_none());
+    let facts = unknown.flat_map(|object| {
+        let block = object.cidr;
+        let (pool, pool_uid) = (object.pool.clone(), object.pool_uid.clone());
+        let nonce = Nonce(surroundings.random.bits());
+        [Fact::Claiming { block, pool, pool_uid, nonce }, Fact::Owned { block }]
+    });
+    facts.collect()
+}
+
 /// Pods whose interfaces are there and which the ledger does not know, and what cannot be read of others.
 fn unknown_pods(
     found: Vec<KernelPod>,
@@ -234,7 +278,10 @@ fn unknown_pods(
             continue;
         }
         let pool_of = |address| {
-            view.own.iter().find(|block| block.cidr.contains(address)).map(|block| block.pool.clone())
+            let own = view.objects.values().filter(|seen| seen.object.owner == view.me);
+            own.map(|seen| &seen.object)
+                .find(|block| block.cidr.contains(address))
+                .map(|block| block.pool.clone())
         };
         let text_of = |mac: Option<Mac>| mac.map(|mac| mac.to_string()).unwrap_or_default();
         unknown.push(Pod {

@@ -4,19 +4,19 @@
 //! pools, reservations, blocks or the registry change, and handed out as one value, so that a decision never sees
 //! half a change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use ipam::protocol::{NodeId, ObjectRevision, Seen};
 use ipam::{Candidate, ClusterView, ForeignBlocks, Pool, PoolTable, Registry, Reservations, Settings};
 use model::{Cidr, Labels, MarkLayout, NodeName, TagId};
-use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation, Namespace, Pod};
+use store::resource::{self, IpBlock, IpPool, IpPoolRegistry, IpReservation, Namespace, Pod};
 use store::{Key, Store, StoreError, Versioned, manifest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::admission;
-use super::ledger::OwnBlock;
 use super::mirror::Mirror;
 
 /// The copies, and the view computed from them. One for each agent.
@@ -34,6 +34,8 @@ pub struct World {
     pub namespaces: Mirror<Namespace>,
     /// Pods.
     pub pods: Mirror<Pod>,
+    /// Nodes, where there are Node objects.
+    pub nodes: Mirror<resource::Node>,
     node: Node,
     /// Pools whose tag the kernel knows: only those serve.
     tagged: RwLock<BTreeSet<(Cidr, TagId)>>,
@@ -49,6 +51,8 @@ pub struct Node {
     pub labels: Labels,
     /// How tag ids lie in marks; bounds the tag ids there are.
     pub marks: MarkLayout,
+    /// How decisions are made.
+    pub settings: Settings,
 }
 
 /// What decisions need to know, at one moment.
@@ -62,10 +66,13 @@ pub struct View {
     pub reservations: Reservations,
     /// Blocks of other nodes.
     pub foreign: ForeignBlocks,
-    /// Blocks of this node.
-    pub own: Vec<OwnBlock>,
+    /// Objects of blocks that may concern this node: its own, those with loans, and those of nodes that are not there.
+    pub objects: BTreeMap<Cidr, Seen>,
+    /// Every node; `None` where there are no Node objects.
+    pub nodes: Option<BTreeSet<NodeId>>,
+    /// This node, by the UID of its Node object.
+    pub me: NodeId,
     node: Node,
-    settings: Settings,
 }
 
 impl View {
@@ -78,8 +85,14 @@ impl View {
             foreign: &self.foreign,
             node: &self.node.name,
             node_labels: &self.node.labels,
-            settings: &self.settings,
+            settings: &self.node.settings,
         }
+    }
+
+    /// What else of the cluster the protocol wants to know.
+    #[must_use]
+    pub fn around(&self) -> ipam::protocol::Surroundings<'_> {
+        ipam::protocol::Surroundings { objects: &self.objects, nodes: self.nodes.as_ref() }
     }
 
     /// What the kernel shall know of pools: all admitted ones, disabled and terminating ones as well, since pods of
@@ -121,9 +134,10 @@ impl World {
             registry: Registry::default(),
             reservations: Reservations::default(),
             foreign: ForeignBlocks::default(),
-            own: Vec::new(),
+            objects: BTreeMap::new(),
+            nodes: None,
+            me: NodeId { name: node.name.clone(), uid: String::new() },
             node: node.clone(),
-            settings: settings(),
         };
         let world = Arc::new(Self {
             pools: Mirror::start(store, stop).await?,
@@ -132,6 +146,7 @@ impl World {
             blocks: Mirror::start(store, stop).await?,
             namespaces: Mirror::start(store, stop).await?,
             pods: Mirror::start(store, stop).await?,
+            nodes: Mirror::start(store, stop).await?,
             node,
             tagged: RwLock::default(),
             view: watch::channel(Arc::new(empty)).0,
@@ -180,6 +195,7 @@ impl World {
         let mut registry = self.registry.changes();
         let mut reservations = self.reservations.changes();
         let mut blocks = self.blocks.changes();
+        let mut nodes = self.nodes.changes();
         loop {
             // The senders live in the copies, which live as long as `self`.
             let _ = tokio::select! {
@@ -188,6 +204,7 @@ impl World {
                 change = registry.changed() => change,
                 change = reservations.changed() => change,
                 change = blocks.changed() => change,
+                change = nodes.changed() => change,
             };
             self.refresh();
         }
@@ -217,15 +234,29 @@ impl World {
                 }
             }
         }
-        let (mut foreign, mut own) = (ForeignBlocks::default(), Vec::new());
-        for object in self.blocks.read().values() {
-            let spec = &object.value.spec;
-            match (spec.cidr.parse(), spec.node.parse::<NodeName>(), spec.pool.parse()) {
-                (Ok(cidr), Ok(node), Ok(pool)) if node == self.node.name => {
-                    own.push(OwnBlock { cidr, pool, nonce: spec.nonce.clone() });
+        let nodes = self.node_ids();
+        let me = nodes.iter().flatten().find(|node| node.name == self.node.name).cloned();
+        let me = me.unwrap_or_else(|| NodeId { name: self.node.name.clone(), uid: String::new() });
+        let (mut foreign, mut objects) = (ForeignBlocks::default(), BTreeMap::new());
+        for stored in self.blocks.read().values() {
+            let object = match store::block_of(&stored.value) {
+                Ok(object) => object,
+                Err(error) => {
+                    warn!(
+                        name = stored.value.metadata.name,
+                        error, "a block that does not read is passed over"
+                    );
+                    continue;
                 }
-                (Ok(cidr), Ok(node), Ok(_)) => foreign.insert(cidr, node),
-                _ => warn!(name = object.value.metadata.name, "a block that does not read is passed over"),
+            };
+            let of_this_name = object.owner.name == self.node.name;
+            if object.owner != me {
+                foreign.insert(object.cidr, object.owner.name.clone());
+            }
+            let is_gone = nodes.as_ref().is_some_and(|nodes| !nodes.contains(&object.owner));
+            if of_this_name || is_gone || !object.loans.is_empty() {
+                let revision = ObjectRevision(stored.revision.get());
+                objects.insert(object.cidr, Seen { revision, object });
             }
         }
         View {
@@ -233,10 +264,21 @@ impl World {
             registry,
             reservations: Reservations::new(reserved),
             foreign,
-            own,
+            objects,
+            nodes,
+            me,
             node: self.node.clone(),
-            settings: settings(),
         }
+    }
+
+    /// Every node by name and UID; `None` where there are no Node objects.
+    fn node_ids(&self) -> Option<BTreeSet<NodeId>> {
+        let nodes = self.nodes.read();
+        let id = |node: &Versioned<resource::Node>| {
+            let name = node.value.metadata.name.parse().ok()?;
+            Some(NodeId { name, uid: node.uid.clone() })
+        };
+        (!nodes.is_empty()).then(|| nodes.values().filter_map(id).collect())
     }
 
     /// The registry object, if there is one.
@@ -277,9 +319,4 @@ impl World {
         }
         Pool::new(spec).ok()
     }
-}
-
-/// Nobody to borrow from: the embedded store is one node's.
-fn settings() -> Settings {
-    Settings { strict_affinity: true, ..Settings::default() }
 }

@@ -10,12 +10,15 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataplane::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, WireError};
-use ipam::{Assignment, Decision, Pool};
-use model::{BootTime, Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
+use ipam::protocol::{Fact, Next};
+use ipam::{AssignRequest, Assignment, Pool};
+use model::{BootTime, Cidr, Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
 use rpc::{AddReply, AddRequest, AddressReply, ErrorCode, InterfaceReply, RpcError};
 use store::Store;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -23,12 +26,25 @@ use super::netns::Netns;
 use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
 use crate::node::Node;
-use crate::node::claim::ClaimError;
 use crate::node::ledger::LedgerError;
 use crate::node::pod::{self, Wired};
 
-/// How often a decision may be followed by a claim or a lost race before the runtime is asked to come again.
-const MAX_ROUNDS: usize = 16;
+/// How many steps a request may take before the runtime is asked to come again.
+const MAX_ROUNDS: usize = 64;
+
+/// How long a request may wait for another node's answer.
+const WAIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How soon a waiting request looks again by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What comes next for a request.
+enum Step {
+    /// Done.
+    Assigned(Box<pod::Pod>),
+    /// A block is to be seen to first. `started`: by what was just written down.
+    LookAt { block: Cidr, started: bool },
+}
 
 impl<S: Store> Pods<S> {
     /// Serves an ADD.
@@ -51,7 +67,7 @@ impl<S: Store> Pods<S> {
         if let Some(reply) = self.held_already(&handle, &netns).await? {
             return Ok(reply);
         }
-        let pod = self.assign(&handle, &request, &netns).await?;
+        let pod = self.assign(&handle, &request, &netns, &cancel).await?;
         let made = self.wire_and_commit(&pod, &request, &netns, &cancel).await;
         if made.is_err() {
             self.take_back(&handle).await;
@@ -90,44 +106,80 @@ impl<S: Store> Pods<S> {
         checked.map_err(internal)
     }
 
-    /// Decides, claims where that is needed, and writes the assignment down.
-    async fn assign(&self, handle: &Handle, request: &AddRequest, netns: &Netns) -> Answer<pod::Pod> {
-        let wanted = self.assign_request(handle, &request.pod, &request.options)?;
+    /// Decides, claims or borrows where that is needed, and writes the assignment down.
+    async fn assign(
+        &self,
+        handle: &Handle,
+        request: &AddRequest,
+        netns: &Netns,
+        cancel: &CancellationToken,
+    ) -> Answer<pod::Pod> {
+        let wanted = self.assign_request(handle, &request.pod, &request.options).await?;
+        let assigned = self.assign_by_steps(&wanted, request, netns, cancel).await;
+        // Whatever was asked for and is not needed any more is withdrawn by upkeep.
+        let gave_up = Fact::GaveUp { handle: handle.clone() };
+        self.node.ledger().note(&[gave_up], self.node.now()).map_err(internal)?;
+        self.node.want_upkeep();
+        assigned
+    }
+
+    /// Step by step: each one is decided on what is known then.
+    async fn assign_by_steps(
+        &self,
+        wanted: &AssignRequest,
+        request: &AddRequest,
+        netns: &Netns,
+        cancel: &CancellationToken,
+    ) -> Answer<pod::Pod> {
+        let handle = &wanted.handle;
+        let deadline = Instant::now() + WAIT_LIMIT;
+        let mut progress = self.node.progress();
+        let mut looked_at = None;
         for _ in 0..MAX_ROUNDS {
-            let view = self.node.world.view();
-            let claim = {
-                let mut ledger = self.node.ledger();
-                let now = self.node.now();
-                match ledger
-                    .ipam()
-                    .decide_assign(&view.cluster(), &wanted, now)
-                    .map_err(|refusal| refused(handle, &refusal))?
-                {
-                    Decision::Assign(assignments) => {
-                        let pod = pod_of(handle, request, netns, &assignments, now);
-                        ledger
-                            .assign(pod.clone(), &assignments, now)
-                            .map_err(|error| kept_nothing(&error))?;
-                        return Ok(pod);
-                    }
-                    Decision::Held(_) => {
-                        return Err(internal(format!("{handle} holds addresses but is no pod here")));
-                    }
-                    Decision::Claim(claim) => claim,
-                    Decision::Borrow(borrow) => {
-                        return Err(try_again(format!("{handle}: nobody to borrow from in {}", borrow.pool)));
-                    }
-                }
+            if cancel.is_cancelled() {
+                return Err(cancelled(handle));
+            }
+            progress.mark_unchanged();
+            let (block, must_wait) = match self.next(wanted, request, netns)? {
+                Step::Assigned(pod) => return Ok(*pod),
+                Step::LookAt { block, started } => (block, !started && looked_at == Some(block)),
             };
-            match self.node.claim(&claim).await {
-                Ok(_) | Err(ClaimError::Lost) => {}
-                Err(error @ (ClaimError::PoolGone(_) | ClaimError::Store { .. })) => {
-                    return Err(try_again(error));
-                }
-                Err(error @ ClaimError::Internal { .. }) => return Err(internal(error)),
+            if !must_wait {
+                looked_at = Some(block);
+                self.node.attend(block).await.map_err(try_again)?;
+                continue;
+            }
+            // Somebody else's move: another node's grant, or another look at the same block.
+            looked_at = None;
+            let moved = tokio::time::timeout(LOOK_AGAIN.min(deadline - Instant::now()), progress.changed());
+            let _ = cancel.run_until_cancelled(moved).await;
+            if Instant::now() >= deadline {
+                break;
             }
         }
-        Err(try_again(format!("{handle}: no block could be claimed in {MAX_ROUNDS} tries")))
+        Err(try_again(format!("{handle}: neither a block nor a loan could be had so soon")))
+    }
+
+    /// What comes next for this request; an assignment is written down at once.
+    fn next(&self, wanted: &AssignRequest, request: &AddRequest, netns: &Netns) -> Answer<Step> {
+        let handle = &wanted.handle;
+        let view = self.node.world.view();
+        let now = self.node.now();
+        let mut ledger = self.node.ledger();
+        let next = ledger.keeper().decide_next(&view.cluster(), wanted, now, self.node.nonce());
+        match next.map_err(|refusal| refused(handle, &refusal))? {
+            Next::Assign(assignments) => {
+                let pod = pod_of(handle, request, netns, &assignments, now);
+                ledger.assign(pod.clone(), &assignments, now).map_err(|error| kept_nothing(&error))?;
+                Ok(Step::Assigned(Box::new(pod)))
+            }
+            Next::Held(_) => Err(internal(format!("{handle} holds addresses but is no pod here"))),
+            Next::Start { facts, block } => {
+                ledger.note(&facts, now).map_err(|error| kept_nothing(&error))?;
+                Ok(Step::LookAt { block, started: true })
+            }
+            Next::Wait { block } => Ok(Step::LookAt { block, started: false }),
+        }
     }
 
     async fn wire_and_commit(

@@ -28,7 +28,7 @@ impl<S: Store> Pods<S> {
             let pod = ledger.pod(handle);
             pod.is_some_and(|pod| {
                 let youngest = pod.wired.as_ref().map_or(pod.since, |wired| wired.at.max(pod.since));
-                pod.identity.network == request.network && youngest < called
+                pod.identity.network == request.network && ipam::is_leaked(youngest, false, called)
             })
         };
         let candidates: Vec<Handle> = self.node.ledger().pods().map(|pod| pod.handle().clone()).collect();

@@ -6,13 +6,17 @@
 use std::collections::BTreeMap;
 
 use ipam::annotations::{PoolSources, requested_pools};
-use ipam::{AssignRequest, FamilyRequest, Want};
+use ipam::{AssignRequest, FamilyRequest, MetadataKnown, MetadataStep, Want};
 use model::{Family, Handle, Labels};
 use rpc::{NetworkOptions, PodRef, RpcError};
+use store::resource::Pod;
 use store::{Key, Store};
 
 use super::{INVENTED_UID_PREFIX, Pods};
 use crate::answer::{invalid, try_again};
+
+/// More reads than a pod and its namespace can need.
+const MAX_READS: usize = 4;
 
 /// What Kubernetes says; empty where the runtime is not Kubernetes.
 #[derive(Debug, Default)]
@@ -27,13 +31,13 @@ impl<S: Store> Pods<S> {
     ///
     /// # Errors
     /// Metadata is not there yet or is another pod's (try again), or an annotation is malformed.
-    pub(super) fn assign_request(
+    pub(super) async fn assign_request(
         &self,
         handle: &Handle,
         pod: &PodRef,
         options: &NetworkOptions,
     ) -> Result<AssignRequest, RpcError> {
-        let metadata = self.metadata(pod)?;
+        let metadata = self.metadata(pod).await?;
         let sources = PoolSources {
             pod: &metadata.pod_annotations,
             namespace: &metadata.namespace_annotations,
@@ -58,34 +62,76 @@ impl<S: Store> Pods<S> {
         })
     }
 
-    fn metadata(&self, pod: &PodRef) -> Result<Metadata, RpcError> {
+    /// Reads what is not known well enough, then takes it.
+    async fn metadata(&self, pod: &PodRef) -> Result<Metadata, RpcError> {
         if pod.namespace.is_empty() && pod.name.is_empty() {
             return Ok(Metadata::default());
         }
         let world = &self.node.world;
-        let key =
+        let namespace_key =
             Key::named(&pod.namespace).map_err(|error| invalid(format!("K8S_POD_NAMESPACE: {error}")))?;
-        let namespace = world.namespaces.get(&key).ok_or_else(|| unknown("namespace", &pod.namespace))?;
         let key = Key::namespaced(&pod.namespace, &pod.name)
             .map_err(|error| invalid(format!("K8S_POD_NAME: {error}")))?;
-        let object = world.pods.get(&key).ok_or_else(|| unknown("pod", &name_of(pod)))?;
-        let known_uid = &object.value.metadata.uid;
-        let comparable = !pod.uid.is_empty() && !known_uid.starts_with(INVENTED_UID_PREFIX);
-        if comparable && pod.uid != *known_uid {
-            let mut error = try_again(format!(
-                "pod {} has UID {known_uid} here, the runtime says {}: this node has not seen the new pod yet",
-                name_of(pod),
-                pod.uid
-            ));
-            error.details.push("the runtime asks again by itself".to_owned());
-            return Err(error);
+        let (mut object, mut pod_read_live) = (world.pods.get(&key), false);
+        for _ in 0..MAX_READS {
+            let uid = object.as_ref().map(|object| object.uid.as_str());
+            let fresh = uid.and_then(|uid| self.node.fresh.namespace(&key, uid));
+            let copy = world.namespaces.get(&namespace_key);
+            // Whichever is newer: the copy may have moved on since.
+            let namespace = match (fresh.clone().flatten(), copy) {
+                (Some(read), Some(copy)) if copy.revision < read.revision => Some(read),
+                (read, copy) => copy.or(read),
+            };
+            let comparable = !uid.is_some_and(|uid| uid.starts_with(INVENTED_UID_PREFIX));
+            let known = MetadataKnown {
+                pod_uid: uid,
+                pod_read_live,
+                namespace: namespace.is_some(),
+                namespace_read_live: fresh.is_some(),
+            };
+            match (
+                ipam::next_metadata_step(&known, if comparable { &pod.uid } else { "" }),
+                namespace,
+                &object,
+            ) {
+                (MetadataStep::Use, Some(namespace), Some(object)) => {
+                    return Ok(Metadata {
+                        namespace_labels: namespace.value.metadata.labels,
+                        namespace_annotations: namespace.value.metadata.annotations,
+                        pod_annotations: object.value.metadata.annotations.clone(),
+                    });
+                }
+                (MetadataStep::ReadPod, _, _) => {
+                    object = self.node.store.get::<Pod>(&key).await.map_err(try_again)?;
+                    pod_read_live = true;
+                }
+                (MetadataStep::ReadNamespace, _, Some(known)) => {
+                    let read = self.node.read_namespace(&key, &known.uid, &namespace_key).await;
+                    read.map_err(try_again)?;
+                }
+                (MetadataStep::RefuseNamespaceUnknown, _, _) => {
+                    return Err(unknown("namespace", &pod.namespace));
+                }
+                (MetadataStep::RefuseOtherPod, _, _) => {
+                    return Err(other_pod(pod, object.as_ref().map_or("", |object| &object.uid)));
+                }
+                (MetadataStep::RefusePodUnknown | MetadataStep::Use | MetadataStep::ReadNamespace, _, _) => {
+                    return Err(unknown("pod", &name_of(pod)));
+                }
+            }
         }
-        Ok(Metadata {
-            namespace_labels: namespace.value.metadata.labels,
-            namespace_annotations: namespace.value.metadata.annotations,
-            pod_annotations: object.value.metadata.annotations,
-        })
+        Err(try_again(format!("pod {} changes faster than it can be read", name_of(pod))))
     }
+}
+
+fn other_pod(pod: &PodRef, known_uid: &str) -> RpcError {
+    let mut error = try_again(format!(
+        "pod {} has UID {known_uid} here, the runtime says {}: the new pod is not to be seen yet",
+        name_of(pod),
+        pod.uid
+    ));
+    error.details.push("the runtime asks again by itself".to_owned());
+    error
 }
 
 fn name_of(pod: &PodRef) -> String {

@@ -456,6 +456,9 @@ pub async fn tries_are_bounded_and_refusals_change_nothing(store: &impl Store) {
         Ok::<_, String>(Decision::Put(pool("a", 0), ()))
     });
     let error = hopeless.await.expect_err("it exists");
-    assert!(matches!(error, RetryError::Store(StoreError::AlreadyExists { .. })), "{error}");
+    assert!(
+        matches!(&error, RetryError::Exhausted { last: StoreError::AlreadyExists { .. }, .. }),
+        "{error}"
+    );
     assert_eq!(tries, patience.max_tries);
 }

@@ -10,6 +10,7 @@
 //! It decides nothing about addresses (that is `ipam`) and knows no node, socket or kernel.
 #![forbid(unsafe_code)]
 
+mod block;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "embedded")]
@@ -30,6 +31,7 @@ pub mod retry;
 mod rules;
 mod versioned;
 
+pub use block::{block_of, block_resource};
 #[cfg(feature = "client")]
 pub use event::{Event, Watch};
 #[cfg(feature = "client")]

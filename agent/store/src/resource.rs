@@ -2,7 +2,7 @@
 //!
 //! Wire types only: text and numbers, as a manifest or another node wrote them. They are checked where they
 //! enter ([`crate::manifest`]) and converted into pure types where something is decided. Objects of
-//! Kubernetes (Namespace, Pod) are reduced to what choosing a pool needs.
+//! Kubernetes (Namespace, Node, Pod) are reduced to what choosing a pool needs.
 
 use std::collections::BTreeMap;
 
@@ -234,9 +234,29 @@ pub struct IpBlockSpec {
     pub loans: Vec<Loan>,
 }
 
-/// An address lent to another node. There are none yet: the type has no value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Loan {}
+/// An address lent to another node, or the wish for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Loan {
+    /// Name of the borrower.
+    pub node: String,
+    /// Uid of the borrower's Node object; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_uid: String,
+    /// What the borrower's journal knows it by.
+    pub nonce: String,
+    /// `Requested` (by the borrower), then `Granted` or `Refused` (by the owner).
+    pub phase: String,
+    /// Granted: the address. Requested: exactly this one; left out: any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// Requested: the borrower has no block of the pool and would take an empty one whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole_block_welcome: bool,
+    /// Refused: why. `Full`, `Taken`, `Strict` or `Draining`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
 
 /// The one object that admits pools, so that no two that overlap are ever served from. Written by agents only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -300,6 +320,18 @@ pub struct Namespace {
 }
 resource!(Namespace {
     const KIND: &'static str = "Namespace";
+    const API_VERSION: &'static str = "v1";
+});
+
+/// A node of Kubernetes. Where there are none, no node is ever found to be gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// Name, uid, labels and annotations.
+    pub metadata: Metadata,
+}
+resource!(Node {
+    const KIND: &'static str = "Node";
     const API_VERSION: &'static str = "v1";
 });
 

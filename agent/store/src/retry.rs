@@ -65,9 +65,61 @@ pub enum RetryError<E> {
     /// The decision was to refuse.
     #[error("{0}")]
     Refused(E),
-    /// The store failed, or others kept changing the object until the tries were used up.
+    /// The store did not answer: a write may have been made, or may be made later; reads were tried as often as
+    /// patience allows.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Unavailable(StoreError),
+    /// Others kept changing the object until the tries were used up. Nothing was written.
+    #[error("given up after {tries} tries: {last}")]
+    Exhausted {
+        /// How many.
+        tries: u32,
+        /// What the last one met.
+        last: StoreError,
+    },
+    /// The store failed in a way that trying again does not mend.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl<E> From<StoreError> for RetryError<E> {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { .. } => Self::Unavailable(error),
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// Counts tries and pauses between them: the one place that does.
+#[derive(Debug)]
+pub struct Tries {
+    patience: Patience,
+    failed: u32,
+}
+
+impl Tries {
+    /// None made yet.
+    #[must_use]
+    pub fn new(patience: Patience) -> Self {
+        Self { patience, failed: 0 }
+    }
+
+    /// After a try that failed for this reason: pauses, if another one is to be made.
+    ///
+    /// # Errors
+    /// [`RetryError::Exhausted`] or [`RetryError::Unavailable`], by the reason, when patience is at its end.
+    pub async fn again<S: Store, E>(&mut self, store: &S, reason: StoreError) -> Result<(), RetryError<E>> {
+        self.failed += 1;
+        if self.failed >= self.patience.max_tries {
+            return Err(match reason {
+                StoreError::Unavailable { .. } => RetryError::Unavailable(reason),
+                last => RetryError::Exhausted { tries: self.failed, last },
+            });
+        }
+        tokio::time::sleep(jitter(store.random(), self.patience.pause_ceiling(self.failed - 1))).await;
+        Ok(())
+    }
 }
 
 /// Fetches an object (or its absence), lets `decide` decide, and applies that by compare-and-swap.
@@ -76,7 +128,7 @@ pub enum RetryError<E> {
 /// counts. A conflict, a lost race to create, and a read that found the store unavailable are tried again.
 ///
 /// # Errors
-/// [`RetryError::Refused`] with what `decide` said; [`RetryError::Store`] with the store's last word.
+/// [`RetryError::Refused`] with what `decide` said; otherwise the store's last word, by kind.
 pub async fn decide<S, R, T, E, D>(
     store: &S,
     key: &Key,
@@ -90,9 +142,9 @@ where
     E: Send,
     D: FnMut(Option<&Versioned<R>>) -> Result<Decision<R, T>, E> + Send,
 {
-    let mut failed = 0;
+    let mut tries = Tries::new(patience);
     loop {
-        let error = match store.get::<R>(key).await {
+        let reason = match store.get::<R>(key).await {
             Ok(current) => {
                 let decision = decide(current.as_ref()).map_err(RetryError::Refused)?;
                 match apply(store, key, current.map(|current| current.revision), decision).await {
@@ -103,11 +155,7 @@ where
             Err(error @ StoreError::Unavailable { .. }) => error,
             Err(error) => return Err(error.into()),
         };
-        failed += 1;
-        if failed >= patience.max_tries {
-            return Err(error.into());
-        }
-        tokio::time::sleep(jitter(store.random(), patience.pause_ceiling(failed - 1))).await;
+        tries.again(store, reason).await?;
     }
 }
 

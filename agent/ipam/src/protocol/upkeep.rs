@@ -55,7 +55,7 @@ impl Keeper {
             .filter(|block| {
                 block.is_idle(now) || mutant::on(Mutant::ReleaseWithLoan) && block.used_count() == 0
             })
-            .map(|block| block.cidr())
+            .map(crate::block::Block::cidr)
             .collect();
         note_since(&mut self.volatile.idle_since, idle, now);
         if let Some(nodes) = around.nodes {

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ipam::protocol::Nonce;
 use ipam::{Pool, PoolSpec};
-use model::{Identity, Workload};
+use model::{Cidr, Identity, Workload};
 
 use super::*;
 use crate::journal::{Loaded, Lock, Owner};
@@ -17,8 +18,22 @@ fn pools(cooldown_s: u64) -> PoolTable {
     PoolTable::new([Pool::new(spec).unwrap()])
 }
 
-fn block() -> OwnBlock {
-    OwnBlock { cidr: "10.0.0.0/29".parse().unwrap(), pool: "p".parse().unwrap(), nonce: "n".into() }
+fn me() -> NodeId {
+    NodeId { name: "node-1".parse().unwrap(), uid: String::new() }
+}
+
+fn block() -> Cidr {
+    "10.0.0.0/29".parse().unwrap()
+}
+
+/// What a node notes that has claimed the block.
+fn claim() -> [Fact; 3] {
+    let (block, pool) = (block(), "p".parse().unwrap());
+    [
+        Fact::Claiming { block, pool, pool_uid: "u".into(), nonce: Nonce(7) },
+        Fact::Owned { block },
+        Fact::Confirmed { block },
+    ]
 }
 
 /// The ledger that an agent started on this directory has.
@@ -29,8 +44,11 @@ fn start(dir: &Path) -> Ledger {
         Loaded::Fresh => Vec::new(),
         other => panic!("{other:?}"),
     };
-    let (ledger, problems) = Ledger::replay(journal, &[block()], &records, NOW);
+    let (mut ledger, problems) = Ledger::replay(journal, me(), &records, NOW);
     assert_eq!(problems, [""; 0]);
+    if ledger.keeper().tenure(&block()).is_none() {
+        ledger.note(&claim(), NOW).unwrap();
+    }
     ledger
 }
 
@@ -64,7 +82,7 @@ fn give(ledger: &mut Ledger, id: &str, last_octet: u8) {
         since: NOW,
         wired: None,
     };
-    let assignment = Assignment { pool: "p".parse().unwrap(), block: block().cidr, address: address.into() };
+    let assignment = Assignment { pool: "p".parse().unwrap(), block: block(), address: address.into() };
     ledger.assign(pod, &[assignment], NOW).unwrap();
 }
 
@@ -88,17 +106,17 @@ fn check_restart(change: impl Fn(&mut Ledger)) -> Ledger {
             let records = ledger.records();
             ledger.journal.rewrite(&records).unwrap();
         }
-        let (ipam, pods) = (ledger.ipam.clone(), ledger.pods.clone());
+        let (ipam, pods) = (ledger.ipam().clone(), ledger.pods.clone());
         drop(ledger);
         let again = start(dir.path());
         assert_eq!(again.pods, pods, "rewritten: {rewritten}");
         let holders = |ipam: &NodeIpam| ipam.allocations().collect::<Vec<_>>();
-        assert_eq!(holders(&again.ipam), holders(&ipam), "rewritten: {rewritten}");
+        assert_eq!(holders(again.ipam()), holders(&ipam), "rewritten: {rewritten}");
         let queue = |ipam: &NodeIpam| {
-            let block = ipam.block(&block().cidr).unwrap();
+            let block = ipam.block(&block()).unwrap();
             (block.freed().collect::<Vec<_>>(), block.cooling().collect::<Vec<_>>())
         };
-        assert_eq!(queue(&again.ipam), queue(&ipam), "rewritten: {rewritten}");
+        assert_eq!(queue(again.ipam()), queue(&ipam), "rewritten: {rewritten}");
         last = Some(again);
     }
     last.unwrap()
@@ -125,7 +143,7 @@ fn a_restart_keeps_the_order_of_freed_addresses() {
             ledger.free(&handle(id), &pools(0), NOW).unwrap();
         }
     });
-    let freed: Vec<_> = again.ipam.block(&block().cidr).unwrap().freed().map(|a| a.to_string()).collect();
+    let freed: Vec<_> = again.ipam().block(&block()).unwrap().freed().map(|a| a.to_string()).collect();
     assert_eq!(freed, ["10.0.0.1", "10.0.0.0"]);
 }
 
@@ -135,7 +153,7 @@ fn a_restart_keeps_cooldowns() {
         give(ledger, "a", 0);
         ledger.free(&handle("a"), &pools(60), NOW).unwrap();
     });
-    let cooling: Vec<_> = again.ipam.block(&block().cidr).unwrap().cooling().collect();
+    let cooling: Vec<_> = again.ipam().block(&block()).unwrap().cooling().collect();
     assert_eq!(cooling, [([10, 0, 0, 0].into(), NOW.after(Duration::from_secs(60)))]);
 }
 
@@ -151,7 +169,9 @@ fn the_history_of_a_block_that_is_gone_is_no_problem() {
         other => panic!("{other:?}"),
     };
     let (journal, _) = reopen(dir.path());
-    let (_, problems) = Ledger::replay(journal, &[], &records, NOW);
+    let without_block: Vec<Record> =
+        records.into_iter().filter(|record| !matches!(record, Record::Protocol(_))).collect();
+    let (_, problems) = Ledger::replay(journal, me(), &without_block, NOW);
     assert_eq!(problems, ["10.0.0.1 is in no block of this node"], "only what is still held is a problem");
 }
 
@@ -163,11 +183,11 @@ fn pods_that_only_the_kernel_knows_are_put_back_and_the_rest_cools() {
     let found = vec![before.pod(&handle("a")).unwrap().clone()];
     let mut ledger = start(second.path());
     let until = NOW.after(Duration::from_secs(120));
-    assert_eq!(ledger.rebuild(found, until).unwrap(), [""; 0]);
+    assert_eq!(ledger.rebuild(&[], found, until).unwrap(), [""; 0]);
     drop(ledger);
     let again = start(second.path());
     assert!(again.pod(&handle("a")).is_some());
-    assert_eq!(again.ipam.block(&block().cidr).unwrap().cooling().count(), 7);
+    assert_eq!(again.ipam().block(&block()).unwrap().cooling().count(), 7);
 }
 
 #[test]
@@ -189,22 +209,35 @@ fn an_assignment_that_the_journal_does_not_take_never_was() {
     let mut ledger = start(dir.path());
     // /dev/full refuses every write.
     ledger.journal.break_for_test(std::fs::File::options().write(true).open("/dev/full").unwrap());
-    let before = ledger.ipam.block(&block().cidr).unwrap().used_count();
+    let before = ledger.ipam().block(&block()).unwrap().used_count();
     let pod_count = ledger.pods.len();
     let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| give(&mut ledger, "a", 0)));
     assert!(failed.is_err());
-    assert_eq!(ledger.ipam.block(&block().cidr).unwrap().used_count(), before);
+    assert_eq!(ledger.ipam().block(&block()).unwrap().used_count(), before);
     assert_eq!(ledger.pods.len(), pod_count);
 }
 
 #[test]
-fn an_earlier_claim_whose_outcome_is_unknown_keeps_its_nonce() {
+fn a_restart_finds_claims_loans_and_releases_as_they_were() {
+    let other: Cidr = "10.0.0.8/29".parse().unwrap();
+    let (pool, borrower) =
+        ("p".parse().unwrap(), NodeId { name: "node-2".parse().unwrap(), uid: "u2".into() });
+    let facts = [
+        Fact::Claiming { block: other, pool, pool_uid: "u".into(), nonce: Nonce(8) },
+        Fact::Lent { block: block(), loan: Nonce(9), address: [10, 0, 0, 5].into(), borrower },
+    ];
+    let again = check_restart(|ledger| drop(ledger.note(&facts, NOW).unwrap()));
+    assert_eq!(again.keeper().tenure(&other).unwrap().nonce, Nonce(8));
+    assert_eq!(again.ipam().block(&block()).unwrap().lent_count(), 1);
+    assert!(!again.ipam().block(&block()).unwrap().is_serving(), "nothing is confirmed after a start");
+}
+
+#[test]
+fn who_is_cut_off_has_no_address_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = start(dir.path());
-    let cidr = "10.0.0.8/29".parse().unwrap();
-    let pool = "p".parse().unwrap();
-    assert_eq!(ledger.intend_claim(cidr, &pool, "first".into()).unwrap(), "first");
-    assert_eq!(ledger.intend_claim(cidr, &pool, "second".into()).unwrap(), "first");
-    drop(ledger);
-    assert!(start(dir.path()).has_nonce(&cidr, "first"));
+    give(&mut ledger, "a", 0);
+    let cut_off = ledger.note(&[Fact::Lost { block: block() }], NOW).unwrap();
+    assert_eq!(cut_off, [(handle("a"), [10, 0, 0, 0].into())]);
+    assert!(ledger.pod(&handle("a")).is_none() && ledger.ipam().blocks().next().is_none());
 }

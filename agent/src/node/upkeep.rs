@@ -1,0 +1,90 @@
+//! What a node does about its blocks and loans without being asked: whenever what it knows has changed, and now and
+//! then.
+//!
+//! What is to be done is decided in `ipam::protocol`; each block is then seen to by [`Node::attend`].
+
+use std::time::Duration;
+
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Node;
+use super::attend::AttendError;
+
+/// How often things that only time changes are looked at: graces, cooldowns.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Changes that come together are answered together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+impl<S: Store> Node<S> {
+    /// Asks for a round soon, and does not wait.
+    pub fn want_upkeep(&self) {
+        self.upkeep_wanted.notify_one();
+    }
+
+    /// Sees to every block that wants it, and claims ahead of need. Each block is seen to by itself: one that fails
+    /// does not keep the others; but when the store does not answer, the round ends.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn upkeep(&self) -> Result<(), AttendError> {
+        let view = self.world.view();
+        let now = self.now();
+        let plan = {
+            let mut ledger = self.ledger();
+            let keeper = ledger.keeper_mut();
+            // A Node object that is gone does not make this another node; one with another UID does.
+            let registered = view.nodes.as_ref().is_none_or(|nodes| nodes.contains(&view.me));
+            if registered && *keeper.me() != view.me {
+                warn!(before = %keeper.me(), now = %view.me, "this node was registered anew");
+                keeper.set_identity(view.me.clone());
+            }
+            keeper.observe(&view.around(), now);
+            keeper.decide_upkeep(&view.cluster(), &view.around(), now)
+        };
+        let mut blocks: Vec<_> = plan.attend.into_iter().map(|attention| attention.block).collect();
+        for claim in plan.claims {
+            let mut ledger = self.ledger();
+            if let Some(fact) = ledger.keeper().decide_claim(&view.cluster(), &claim, self.nonce()) {
+                debug!(block = %claim.cidr, pool = %claim.pool, "claiming ahead of need");
+                ledger.note(&[fact], now)?;
+                blocks.push(claim.cidr);
+            }
+        }
+        let mut first = Ok(());
+        for block in blocks {
+            if let Err(error) = self.attend(block).await {
+                warn!(%error, "seen to later");
+                let stop = error.is_unavailable();
+                first = first.and(Err(error));
+                if stop {
+                    return first;
+                }
+            }
+        }
+        if first.is_ok() {
+            self.ledger().keeper_mut().set_store_away(false);
+        }
+        first
+    }
+
+    /// Rounds whenever there is a cause, until `stop` fires.
+    pub async fn follow_upkeep(&self, stop: &CancellationToken) {
+        let mut views = self.world.changes();
+        while !stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = self.upkeep_wanted.notified() => {}
+                _ = views.changed() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+            tokio::time::sleep(DEBOUNCE).await;
+            views.mark_unchanged();
+            // Already told; the next round is never more than an interval away.
+            let _ = self.upkeep().await;
+        }
+    }
+}

@@ -7,7 +7,11 @@
 //! A run makes [`OPERATIONS`] operations; `POOLWARD_HISTORY_OPERATIONS=10000000` makes another number of them. A
 //! history that fails is shrunk, and shown an operation a line.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's exception covers test functions only")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests; the lint's exception covers test functions only"
+)]
 
 mod ops;
 mod run;
@@ -25,6 +29,7 @@ const SMALL: Shape = [("a", "10.0.0.0/28", 30), ("b", "10.0.1.0/30", 32), ("six"
 const LARGE: Shape = [("a", "10.0.0.0/26", 28), ("b", "10.0.1.0/27", 27), ("six", "fd00::/122", 123)];
 
 /// Half of the run's operations, on pools of this shape.
+#[expect(clippy::disallowed_methods, reason = "how long a test runs is no decision of the allocator")]
 fn check(shape: &Shape) {
     let asked = std::env::var("POOLWARD_HISTORY_OPERATIONS").ok();
     let wanted = asked.map_or(OPERATIONS, |text| text.parse().unwrap()) / 2;

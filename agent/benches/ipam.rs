@@ -9,7 +9,12 @@
 //!   on one core; `node_pods_count` other pods stay, so that the rewrites of the journal have something to write.
 //! * `bytes_*`: what is asked of the heap and not given back; what the heap itself adds is in `*_with_malloc`, for
 //!   glibc's chunks.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot measure shall end")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot measure shall end"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;

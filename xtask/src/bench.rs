@@ -2,6 +2,7 @@
 //!
 //! Peers run interleaved with ours, on the same machine at the same time: only ratios mean anything elsewhere.
 
+mod allocator;
 mod cni;
 mod program;
 mod samples;
@@ -21,6 +22,8 @@ pub(crate) enum Bench {
     Cni,
     /// Cost of `from_pod` per packet
     Bpf,
+    /// Decisions of the allocator, assign and free with the journal, memory of both
+    Ipam,
     /// All of them
     All,
 }
@@ -29,6 +32,10 @@ impl Bench {
     /// Whether agent, poolwardctl and plugin are run.
     pub(crate) fn needs_binaries(self) -> bool {
         matches!(self, Self::Cni | Self::All)
+    }
+
+    fn measures_allocator(self) -> bool {
+        matches!(self, Self::Ipam | Self::All)
     }
 
     fn measures_programs(self) -> bool {
@@ -58,6 +65,9 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: 
     }
     if which.measures_programs() {
         program::run(workspace, toolbox, &mut numbers)?;
+    }
+    if which.measures_allocator() {
+        allocator::run(workspace, toolbox, &mut numbers)?;
     }
     if let Some(path) = json {
         let mut text = serde_json::to_string_pretty(&numbers.0).context("numbers as JSON")?;

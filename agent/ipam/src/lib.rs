@@ -26,6 +26,7 @@ pub mod registry;
 mod request;
 mod reservation;
 pub mod selector;
+mod serving;
 
 pub use accounting::{AddressState, PoolUsage, Usage};
 pub use allocator::{

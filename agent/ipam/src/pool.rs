@@ -12,7 +12,8 @@ use std::time::Duration;
 use model::{BlockSize, Cidr, Dscp, Family, IpipMode, Labels, PoolName, TagId};
 
 use crate::ranges::bounds;
-use crate::selector::{Question, Selector, Vocabulary};
+use crate::selector::Selector;
+use crate::serving::OfFamily;
 
 /// What a pool's addresses may be used for; Calico's `spec.allowedUses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +177,7 @@ impl Pool {
     }
 
     /// Whether nothing but its selectors can keep it from a workload that asks for no pool by name.
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let is_closed =
             self.terminating || self.disabled || self.not_admitted.is_some() || self.tag.is_none();
         !is_closed && self.allowed_uses.workload && self.assignment_mode == AssignmentMode::Automatic
@@ -209,63 +210,6 @@ pub struct PoolTable {
     v6: OfFamily,
 }
 
-/// The pools of one family, in the order they are tried, as indexes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct OfFamily {
-    all: Vec<usize>,
-    /// Those that only selectors can keep from a workload, with these selectors, to be asked together.
-    open: Vec<OpenPool>,
-    of_nodes: Vocabulary,
-    of_namespaces: Vocabulary,
-    /// Places in `open` by a value that a namespace must have, one of several perhaps.
-    by_value: BTreeMap<(usize, u32), Vec<usize>>,
-    /// Those that need no such value.
-    by_none: Vec<usize>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct OpenPool {
-    index: usize,
-    node: Question,
-    namespace: Question,
-}
-
-impl OfFamily {
-    fn push(&mut self, index: usize, pool: &Pool) {
-        self.all.push(index);
-        if !pool.is_open() {
-            return;
-        }
-        let place = self.open.len();
-        let node = self.of_nodes.question(&pool.node_selector);
-        let namespace = self.of_namespaces.question(&pool.namespace_selector);
-        match namespace.needs_one_of() {
-            Some(values) => values.into_iter().for_each(|value| {
-                self.by_value.entry(value).or_default().push(place);
-            }),
-            None => self.by_none.push(place),
-        }
-        self.open.push(OpenPool { index, node, namespace });
-    }
-
-    /// Indexes of those that serve without being asked for by name.
-    fn serving<'a>(
-        &'a self,
-        node_labels: &'a Labels,
-        namespace_labels: &'a Labels,
-    ) -> impl Iterator<Item = usize> + 'a {
-        let node = self.of_nodes.read(node_labels);
-        let namespace = self.of_namespaces.read(namespace_labels);
-        let mut places = self.by_none.clone();
-        places.extend(namespace.pairs().filter_map(|pair| self.by_value.get(&pair)).flatten());
-        places.sort_unstable();
-        places.dedup();
-        let open = places.into_iter().filter_map(|place| self.open.get(place));
-        let serves = move |pool: &&OpenPool| pool.namespace.holds(&namespace) && pool.node.holds(&node);
-        open.filter(serves).map(|pool| pool.index)
-    }
-}
-
 impl PoolTable {
     /// Sorts pools. Of two with one name the later one counts.
     #[must_use]
@@ -295,7 +239,7 @@ impl PoolTable {
 
     /// Those of a family, in the order they are tried.
     pub fn of_family(&self, family: Family) -> impl Iterator<Item = &Pool> + '_ {
-        self.family(family).all.iter().filter_map(|&index| self.pools.get(index))
+        self.family(family).all().filter_map(|index| self.pools.get(index))
     }
 
     /// The pools of a family that serve a workload which asks for none by name, on a node and in a namespace with

@@ -263,3 +263,26 @@ fn data_that_does_not_fit_the_state_changes_nothing() {
     check("b", &["10.0.0.2", "10.0.0.3"], "b/eth0 cannot hold 10.0.0.3: it already holds 10.0.0.2");
     check("a", &["10.0.0.2"], "a/eth0 cannot hold 10.0.0.2: it already holds 10.0.0.1");
 }
+
+#[test]
+fn a15_blocks_of_other_nodes_make_no_difference_to_an_address_from_an_own_block() {
+    let teams = (0..250u16).map(|n| {
+        with(pool(&format!("p{n:03}"), &format!("10.{n}.0.0/16"), 26), |spec| {
+            spec.namespace_selector = format!("team == 't{n}'").parse().unwrap();
+        })
+    });
+    let mut world = World::new(teams);
+    let of_team = |container: &str| AssignRequest::new(handle(container), labels(&[("team", "t249")]));
+    let first = world.serve(&of_team("first")).unwrap();
+    let alone = world.decide(&of_team("second"));
+    for n in 0..20_000u32 {
+        let (team, block) = (n % 250, n / 250 + 1);
+        let block = format!("10.{team}.{}.{}/26", block / 4, block % 4 * 64);
+        if !cidr(&block).contains(first[0].parse().unwrap()) {
+            world.foreign.insert(cidr(&block), format!("node-{}", 2 + n % 1000).parse().unwrap());
+        }
+    }
+    assert!(world.foreign.len() > 19_990);
+    assert!(matches!(&alone, Ok(Decision::Assign(given)) if given[0].pool == name("p249")));
+    assert_eq!(world.decide(&of_team("second")), alone);
+}

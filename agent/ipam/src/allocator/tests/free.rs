@@ -124,6 +124,19 @@ fn f5_expiry_that_ran_or_did_not_run_makes_no_difference() {
 }
 
 #[test]
+fn f6_the_del_of_an_old_container_never_frees_the_address_of_a_newer_one() {
+    // One address, so that the newer container of the pod gets the very same.
+    let mut world = World::new([pool("p", "10.0.0.0/32", 32)]);
+    assert_eq!(world.add("old").unwrap(), ["10.0.0.0"]);
+    assert_eq!(world.free("old"), 1);
+    assert_eq!(world.add("new").unwrap(), ["10.0.0.0"]);
+    assert_eq!(world.free("old"), 0, "a DEL that comes again, or late");
+    let by_address = world.ipam.apply_free_address(&handle("old"), ip("10.0.0.0"), &world.pools, world.now);
+    assert!(matches!(by_address, Err(FreeError::OtherHolder { .. })));
+    assert_eq!(world.ipam.holder_of(ip("10.0.0.0")), Some(&handle("new")));
+}
+
+#[test]
 fn an_address_of_a_pool_that_is_gone_can_be_freed() {
     let mut world = world();
     world.add("c").unwrap();

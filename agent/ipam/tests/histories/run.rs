@@ -1,159 +1,21 @@
-//! Long histories of one node against a trivial model: a map from address to holder, and until when freed ones cool.
-//!
-//! The model knows nothing of queues, indexes or claim orders. Of every answer it says whether it may be given: an
-//! address is to be had or not, from this pool and not from an earlier one, and a refusal is right only when nothing is
-//! to be had. After every operation the allocator must hold what the map holds.
-//!
-//! A run makes [`OPERATIONS`] operations; `POOLWARD_HISTORY_OPERATIONS=10000000` makes another number of them. A
-//! history that fails is shrunk, and shown an operation a line.
+//! A node and the trivial model beside it, step by step.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's exception covers test functions only")]
-
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use model::{BlockSize, BootTime, Cidr, Family, Handle, Labels, NodeName, TagId};
 use poolward_ipam::{
-    AssignRequest, ClusterView, Decision, ForeignBlocks, FreeItem, NodeIpam, Pool, PoolSpec, PoolTable,
-    Refusal, RefusalKind, Reservations, Settings, Want, choose_pools,
+    AssignRequest, ClusterView, Decision, FamilyRequest, ForeignBlocks, FreeItem, NodeIpam, Pool, PoolSpec,
+    PoolTable, Refusal, RefusalKind, Reservations, Settings, Want, choose_pools,
 };
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseResult, TestError, TestRunner};
+use proptest::test_runner::TestCaseResult;
 
-/// Operations of a run, both tests together.
-const OPERATIONS: u32 = 1_000_000;
-const MAX_LENGTH: u32 = 800;
-const CONTAINERS: u8 = 20;
+use crate::ops::{CONTAINERS, Families, Op, Standing};
 
 /// Name, range and length of blocks of each pool, in the order they are tried.
-const SMALL: [(&str, &str, u32); 3] =
-    [("a", "10.0.0.0/28", 30), ("b", "10.0.1.0/30", 32), ("six", "fd00::/124", 126)];
-const LARGE: [(&str, &str, u32); 3] =
-    [("a", "10.0.0.0/26", 28), ("b", "10.0.1.0/27", 27), ("six", "fd00::/122", 123)];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Families {
-    V4,
-    V6,
-    Both,
-    AsPoolsExist,
-    V4AndPerhapsV6,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    On,
-    Disabled,
-    NotAdmittedYet,
-    OfOtherNamespaces,
-    Gone,
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    /// An ADD; of a container that holds addresses as well.
-    Assign {
-        container: u8,
-        families: Families,
-    },
-    /// An ADD with an address by name.
-    AssignExplicit {
-        container: u8,
-        address: u8,
-    },
-    Free {
-        container: u8,
-    },
-    /// With its holder's identity or another's.
-    FreeAddress {
-        container: u8,
-        address: u8,
-    },
-    FreeBatch {
-        items: Vec<(u8, Option<u8>)>,
-    },
-    Pass {
-        ms: u64,
-    },
-    Expire,
-    /// The next block of a pool is claimed ahead of need.
-    ClaimNext {
-        pool: u8,
-    },
-    Release {
-        address: u8,
-    },
-    /// The block turns out to be another node's.
-    Lose {
-        address: u8,
-    },
-    RivalClaims {
-        address: u8,
-    },
-    RivalReleases {
-        address: u8,
-    },
-    Serve {
-        address: u8,
-        serving: bool,
-    },
-    /// The allocator is rebuilt from what is known.
-    Restart,
-    Reserve {
-        addresses: Vec<(u8, u8)>,
-    },
-    SetPool {
-        pool: u8,
-        standing: Standing,
-        cooldown_ms: u64,
-    },
-    AutoAllocate {
-        on: bool,
-    },
-}
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let (container, address, pool) = (0..CONTAINERS, any::<u8>(), 0u8..3);
-    let families = prop_oneof![
-        1 => Just(Families::V4),
-        1 => Just(Families::V6),
-        1 => Just(Families::Both),
-        3 => Just(Families::AsPoolsExist),
-        1 => Just(Families::V4AndPerhapsV6),
-    ];
-    let standing = prop_oneof![
-        6 => Just(Standing::On),
-        1 => Just(Standing::Disabled),
-        1 => Just(Standing::NotAdmittedYet),
-        1 => Just(Standing::OfOtherNamespaces),
-        1 => Just(Standing::Gone),
-    ];
-    let op = prop_oneof![
-        20 => (container.clone(), families).prop_map(|(container, families)| Op::Assign { container, families }),
-        5 => (container.clone(), address)
-            .prop_map(|(container, address)| Op::AssignExplicit { container, address }),
-        10 => container.clone().prop_map(|container| Op::Free { container }),
-        6 => (container.clone(), address).prop_map(|(container, address)| Op::FreeAddress { container, address }),
-        2 => prop::collection::vec((container, prop::option::of(address)), 1..5)
-            .prop_map(|items| Op::FreeBatch { items }),
-        5 => (1u64..800).prop_map(|ms| Op::Pass { ms }),
-        1 => Just(Op::Expire),
-        2 => pool.clone().prop_map(|pool| Op::ClaimNext { pool }),
-        2 => address.prop_map(|address| Op::Release { address }),
-        1 => address.prop_map(|address| Op::Lose { address }),
-        1 => address.prop_map(|address| Op::RivalClaims { address }),
-        2 => address.prop_map(|address| Op::RivalReleases { address }),
-        2 => (address, prop::bool::weighted(0.7)).prop_map(|(address, serving)| Op::Serve { address, serving }),
-        1 => Just(Op::Restart),
-        1 => prop::collection::vec((address, 0u8..3), 0..4).prop_map(|addresses| Op::Reserve { addresses }),
-        2 => (pool, standing, prop_oneof![Just(0u64), 1u64..1500])
-            .prop_map(|(pool, standing, cooldown_ms)| Op::SetPool { pool, standing, cooldown_ms }),
-        1 => prop::bool::weighted(0.8).prop_map(|on| Op::AutoAllocate { on }),
-    ];
-    prop::collection::vec(op, 0..=MAX_LENGTH as usize)
-}
+pub(crate) type Shape = [(&'static str, &'static str, u32); 3];
 
 /// The whole truth, slowly.
 #[derive(Default)]
@@ -173,7 +35,8 @@ struct PoolSetting {
     cooldown_ms: u64,
 }
 
-struct Run {
+/// See the module.
+pub(crate) struct Run {
     names: [&'static str; 3],
     settings_of_pools: Vec<PoolSetting>,
     addresses: Vec<IpAddr>,
@@ -190,7 +53,8 @@ struct Run {
 }
 
 impl Run {
-    fn new(shape: &[(&'static str, &str, u32); 3]) -> Self {
+    /// A node that owns nothing yet.
+    pub(crate) fn new(shape: &Shape) -> Self {
         let settings_of_pools: Vec<PoolSetting> = shape
             .iter()
             .map(|&(_, cidr, block_len)| PoolSetting {
@@ -313,7 +177,7 @@ impl Run {
     }
 
     /// Carries an operation out on both sides.
-    fn step(&mut self, op: &Op) -> TestCaseResult {
+    pub(crate) fn step(&mut self, op: &Op) -> TestCaseResult {
         match *op {
             Op::Assign { container, families } => self.assign(&self.handle(container), families)?,
             Op::AssignExplicit { container, address } => {
@@ -613,49 +477,10 @@ impl Run {
         // The quick way to the pools that serve is the same as the one that gives reasons.
         let view = self.view();
         for family in [Family::V4, Family::V6] {
-            let choice = choose_pools(&view, family, &Default::default(), &self.labels).unwrap();
+            let choice = choose_pools(&view, family, &FamilyRequest::default(), &self.labels).unwrap();
             let quick = self.pools.serving(family, &self.labels, &self.labels);
             prop_assert!(quick.eq(choice.eligible), "{}", family);
         }
         Ok(())
     }
-}
-
-/// Half of the run's operations, on pools of this shape.
-fn check(shape: &[(&'static str, &str, u32); 3]) {
-    let asked = std::env::var("POOLWARD_HISTORY_OPERATIONS").ok();
-    let wanted = asked.map_or(OPERATIONS, |text| text.parse().unwrap()) / 2;
-    let done = Cell::new(0u32);
-    while done.get() < wanted {
-        let cases = ((wanted - done.get()) / (MAX_LENGTH / 2)).max(1);
-        let config =
-            Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
-        let outcome = TestRunner::new(config).run(&ops(), |ops| {
-            let mut run = Run::new(shape);
-            for op in &ops {
-                run.step(op)?;
-                done.set(done.get() + 1);
-            }
-            Ok(())
-        });
-        match outcome {
-            Ok(()) => {}
-            Err(TestError::Fail(reason, ops)) => {
-                let lines: Vec<String> = ops.iter().map(|op| format!("  {op:?}")).collect();
-                panic!("{reason}\nafter these operations:\n{}", lines.join("\n"));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    println!("{} operations", done.get());
-}
-
-#[test]
-fn a_node_with_blocks_of_few_addresses_does_what_the_map_says() {
-    check(&SMALL);
-}
-
-#[test]
-fn a_node_with_larger_blocks_does_what_the_map_says() {
-    check(&LARGE);
 }

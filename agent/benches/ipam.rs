@@ -23,13 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ipam::protocol::{Fact, NodeId, Nonce};
 use ipam::{
     AssignRequest, Assignment, ClusterView, Decision, ForeignBlocks, NodeIpam, Pool, PoolSpec, PoolTable,
     Reservations, Settings,
 };
 use model::{BootTime, Cidr, Handle, Identity, Labels, NodeName, PoolName, TagId, Workload};
 use poolward_agent::journal::{Journal, Lock, NetnsId, Owner};
-use poolward_agent::node::ledger::{Ledger, OwnBlock};
+use poolward_agent::node::ledger::Ledger;
 use poolward_agent::node::pod::{Pod, Wired};
 use serde_json::json;
 
@@ -334,11 +335,12 @@ fn journal_pairs(tmpfs: &Path) -> Vec<f64> {
     let dir = tempfile::tempdir_in(tmpfs).unwrap();
     let owner = Owner { node: "node-0500.example.org".into(), boot_id: "boot".into() };
     let (journal, _) = Journal::open(Lock::try_acquire(dir.path()).unwrap(), dir.path(), owner).unwrap();
-    let blocks: Vec<OwnBlock> = ["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26"]
-        .into_iter()
-        .map(|text| OwnBlock { cidr: cidr(text), pool: pool_name(0), nonce: "n".into() })
-        .collect();
-    let (mut ledger, _) = Ledger::replay(journal, &blocks, &[], NOW);
+    let me = NodeId { name: "node-1".parse().unwrap(), uid: String::new() };
+    let (mut ledger, _) = Ledger::replay(journal, me, &[], NOW);
+    for block in ["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26"].map(cidr) {
+        let claiming = Fact::Claiming { block, pool: pool_name(0), pool_uid: "u".into(), nonce: Nonce(1) };
+        ledger.note(&[claiming, Fact::Owned { block }, Fact::Confirmed { block }], NOW).unwrap();
+    }
     let pools = PoolTable::new([Pool::new(PoolSpec::new(pool_name(0), cidr("10.0.0.0/16"))).unwrap()]);
     let reservations = Reservations::default();
     for index in 0..NODE_PODS_COUNT {

@@ -48,6 +48,7 @@ impl<S: Store> Service for AgentService<S> {
             Request::IpamRelease(release) => {
                 reply(self.operator.ipam_release(&release).await, Reply::Released)
             }
+            Request::IpamCheck => reply(self.operator.ipam_check().await, Reply::IpamChecked),
             Request::PoolsExport => Reply::Pools(self.operator.pools_export()),
             Request::NodeStatus => {
                 reply(self.operator.node_status().await, |status| Reply::Node(Box::new(status)))

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ipam::protocol::{Fact, NodeId, Nonce};
 use ipam::{Allocation, Assignment, Pool, PoolSpec, PoolTable, Reservations};
 use model::{BootTime, Cidr, Handle, Identity, Workload};
 use poolward_agent::journal::{Journal, Loaded, Lock, NetnsId, Owner};
-use poolward_agent::node::ledger::{Ledger, OwnBlock};
+use poolward_agent::node::ledger::Ledger;
 use poolward_agent::node::pod::{Pod, Wired};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -61,14 +62,15 @@ fn kept(ledger: &Ledger, now: BootTime) -> Kept {
     (ledger.pods().cloned().collect(), ipam.allocations().collect(), queues)
 }
 
-fn blocks() -> Vec<OwnBlock> {
-    [("10.0.0.0/30", "p"), ("10.0.0.4/30", "p"), ("fd00::/125", "six")]
-        .map(|(cidr, pool)| OwnBlock {
-            cidr: cidr.parse().unwrap(),
-            pool: pool.parse().unwrap(),
-            nonce: "n".into(),
-        })
-        .into()
+/// What a node notes whose claims of all blocks are confirmed; the same again changes nothing.
+fn claims() -> Vec<Fact> {
+    let blocks = [("10.0.0.0/30", "p"), ("10.0.0.4/30", "p"), ("fd00::/125", "six")];
+    let facts = blocks.map(|(cidr, pool)| {
+        let (block, pool) = (cidr.parse().unwrap(), pool.parse().unwrap());
+        let claiming = Fact::Claiming { block, pool, pool_uid: "u".into(), nonce: Nonce(1) };
+        [claiming, Fact::Owned { block }, Fact::Confirmed { block }]
+    });
+    facts.into_iter().flatten().collect()
 }
 
 fn pools(cooldown_ms: u64) -> PoolTable {
@@ -88,7 +90,10 @@ fn start(dir: &Path, now: BootTime) -> (Ledger, Vec<String>) {
         Loaded::Fresh => Vec::new(),
         other => unreachable!("{other:?}"),
     };
-    Ledger::replay(journal, &blocks(), &records, now)
+    let me = NodeId { name: "node-1".parse().unwrap(), uid: String::new() };
+    let (mut ledger, problems) = Ledger::replay(journal, me, &records, now);
+    ledger.note(&claims(), now).unwrap();
+    (ledger, problems)
 }
 
 fn handle(container: u8) -> Handle {

@@ -16,6 +16,7 @@ mod site;
 mod traffic;
 
 mod bad_input;
+mod check;
 mod choice;
 mod cni_add_del;
 mod cni_check;

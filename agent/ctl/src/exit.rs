@@ -28,7 +28,7 @@ pub(crate) enum Exit {
 pub(crate) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done
-  1  refused or failed; the same command fails again until something is changed
+  1  refused or failed, or a check found something; the same command fails again until something is changed
   2  the command line is wrong
   3  the object or address does not exist
   4  the agent cannot be reached

@@ -143,6 +143,7 @@ fn world(request: &Request) -> Answer {
         Request::IpamRelease(release) => Reply::Released(IpamReleaseReply {
             freed: release.address.map_or_else(|| vec!["192.0.2.1".parse().unwrap()], |ip| vec![ip]),
         }),
+        Request::IpamCheck => Reply::IpamChecked(rpc::IpamCheckReply { blocks: 2, ..Default::default() }),
         Request::PoolsExport => Reply::Pools(PoolsExportReply {
             pools: vec![
                 PoolRange {
@@ -212,6 +213,7 @@ fn every_command_asks_one_thing_and_shows_the_answer() {
         &["no blocks", "external-ns/web-1", "c1/eth0"],
     );
     check("ipam show --ip fd00::1", show(Some("fd00::1")), &["used", "external-ns/web-1"]);
+    check("ipam check", Request::IpamCheck, &["no violation: 2 blocks, 0 addresses checked\n"]);
     check("pools export", Request::PoolsExport, &["\n192.0.2.0/26\n", "# left out: internal-pool"]);
     check("pools export --include-nat", Request::PoolsExport, &["\n192.0.2.0/25\n"]);
     check("pools export --format nft", Request::PoolsExport, &["set poolward_ipv4 {", "\t\t192.0.2.0/26\n"]);
@@ -242,6 +244,7 @@ fn programs_get_the_same_fields_in_json_and_yaml() {
     check("ipam show --ip 192.0.2.1", "/addresses/0/handle", json!("c1/eth0"));
     check("ipam release --ip 192.0.2.1 --yes", "/freed/0", json!("192.0.2.1"));
     check("ipam release --ip 192.0.2.9 --yes", "/freed", json!([]));
+    check("ipam check", "/violations", json!([]));
     check("pools export", "/ipv4/0", json!("192.0.2.0/26"));
     check("pools export", "/leftOut/0/name", json!("internal-pool"));
     check("status", "/ready", json!(true));
@@ -281,6 +284,20 @@ fn exit_codes_are_those_of_the_help() {
         let ran = run(&agent, line);
         assert_eq!(ran.exit, exit, "{line}: {ran:?}");
         assert_eq!(exit == 0, ran.stderr.is_empty(), "{line}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_check_that_found_something_says_so_by_the_exit_code_in_every_format() {
+    let agent = FakeAgent::start(|_| {
+        let violation = rpc::IpamViolation { kind: "live-unknown".into(), ..Default::default() };
+        let reply = rpc::IpamCheckReply { violations: vec![violation], ..Default::default() };
+        Answer::Reply(Reply::IpamChecked(reply))
+    });
+    for format in ["table", "json", "yaml"] {
+        let ran = run(&agent, &format!("ipam check -o {format}"));
+        assert_eq!((ran.exit, ran.stderr.as_str()), (1, ""), "{format}");
+        assert!(ran.stdout.contains("live-unknown"), "{format}: {}", ran.stdout);
     }
 }
 

@@ -135,6 +135,15 @@ pub enum OrdinalError {
     },
 }
 
+/// An address that is in two states, or in none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// The two states, or nothing.
+    pub(crate) states: [Option<&'static str>; 2],
+}
+
 impl Block {
     /// An untouched block of up to 4,096 addresses; `None` if it would have more.
     #[must_use]
@@ -253,6 +262,42 @@ impl Block {
         }
         let until = self.cooling.iter().find(|&&(until, at)| at == ordinal && until > now);
         Some(until.map_or(OrdinalState::Free, |&(until, _)| OrdinalState::Cooling { until }))
+    }
+
+    /// Addresses that are in two states at once, or in none. Costs a step for each address.
+    pub(crate) fn faults(&self) -> Vec<Fault> {
+        let mut states = vec![None; usize::from(self.size)];
+        let mut faults = Vec::new();
+        let fresh = (self.fresh..self.size).filter(|&ordinal| !self.is_plucked(ordinal));
+        let all = (self.used.iter().map(|(ordinal, _)| (ordinal, "used")))
+            .chain(self.lent.keys().map(|&ordinal| (ordinal, "lent")))
+            .chain(self.cooling.iter().map(|&(_, ordinal)| (ordinal, "cooling")))
+            .chain(self.freed.iter().map(|&ordinal| (ordinal, "free")))
+            .chain(fresh.map(|ordinal| (ordinal, "never used")));
+        for (ordinal, state) in all {
+            let Some(address) = self.cidr.nth(u128::from(ordinal)) else { continue };
+            match states.get_mut(usize::from(ordinal)) {
+                Some(known @ None) => *known = Some(state),
+                Some(known) => faults.push(Fault { address, states: [*known, Some(state)] }),
+                None => {}
+            }
+        }
+        for (ordinal, _) in (0..).zip(&states).filter(|(_, state)| state.is_none()) {
+            let address = self.cidr.nth(ordinal);
+            faults.extend(address.map(|address| Fault { address, states: [None, None] }));
+        }
+        faults
+    }
+
+    /// Breaks the queue, for the tests of `check`: an address cools whatever else it is, or leaves every state.
+    #[cfg(test)]
+    pub(crate) fn corrupt(&mut self, address: IpAddr, cools: bool) {
+        let ordinal = self.ordinal_of(address).unwrap();
+        if cools {
+            self.cooling.push_back((BootTime::from_millis(u64::MAX), ordinal));
+        } else {
+            self.leave_queue(ordinal);
+        }
     }
 
     /// How many addresses are in which state at `now`. What is lent counts as used; so does a reserved address

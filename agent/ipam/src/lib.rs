@@ -13,6 +13,7 @@ pub mod accounting;
 pub mod allocator;
 pub mod annotations;
 mod block;
+pub mod check;
 mod choice;
 mod claim;
 mod gc;

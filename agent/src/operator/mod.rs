@@ -2,6 +2,7 @@
 
 mod addresses;
 mod apply;
+mod check;
 mod delete;
 mod get;
 mod report;

@@ -31,6 +31,8 @@ pub enum Request {
     IpamShow(IpamShowRequest),
     /// Free addresses whose holder is known.
     IpamRelease(IpamReleaseRequest),
+    /// Whether everything known of blocks, addresses and interfaces fits together.
+    IpamCheck,
     /// The exact ranges of pools, for a firewall.
     PoolsExport,
     /// State of this node's agent.
@@ -59,6 +61,8 @@ pub enum Reply {
     Ipam(IpamReply),
     /// To [`Request::IpamRelease`].
     Released(IpamReleaseReply),
+    /// To [`Request::IpamCheck`].
+    IpamChecked(IpamCheckReply),
     /// To [`Request::PoolsExport`].
     Pools(PoolsExportReply),
     /// To [`Request::NodeStatus`].
@@ -442,6 +446,34 @@ pub struct IpamReleaseRequest {
 pub struct IpamReleaseReply {
     /// Addresses that are free (or cooling) now and were not before.
     pub freed: Vec<IpAddr>,
+}
+
+/// What was checked, and what is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpamCheckReply {
+    /// Blocks of all nodes that were checked.
+    pub blocks: u64,
+    /// Addresses in use on this node that were checked.
+    pub addresses: u64,
+    /// What is wrong; empty when all is well.
+    pub violations: Vec<IpamViolation>,
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpamViolation {
+    /// One word for each kind, such as `duplicate-holder`; it stays the same from release to release.
+    pub kind: String,
+    /// What is wrong, and where; one line.
+    pub message: String,
+    /// The rule it breaks.
+    pub rule: String,
+    /// What to do about it; one line.
+    pub remedy: String,
+    /// It may be so for a while, when something is under way; it was so at two looks, one after the other.
+    pub at_rest: bool,
 }
 
 /// The exact ranges of pools.

@@ -5,9 +5,10 @@ use poolward_rpc::frame::{HEADER_SIZE_BYTES, Header, Kind, decode_body, encode};
 use poolward_rpc::{
     AddReply, AddRequest, AddressReply, AddressUsage, ApplyReply, ApplyRequest, Attachment, BlockUsage,
     CheckRequest, DelRequest, DeleteRequest, Document, DropCount, ErrorCode, GcReply, GcRequest, GetReply,
-    GetRequest, InterfaceReply, IpamReleaseReply, IpamReleaseRequest, IpamReply, IpamShowRequest,
-    NetworkOptions, NodeStatusReply, ObjectResult, PodRef, PoolRange, PoolTraffic, PoolUsage,
-    PoolsExportReply, ReconcileStatus, Reply, Request, RpcError, Usage, ValidAttachment, VersionReply,
+    GetRequest, InterfaceReply, IpamCheckReply, IpamReleaseReply, IpamReleaseRequest, IpamReply,
+    IpamShowRequest, IpamViolation, NetworkOptions, NodeStatusReply, ObjectResult, PodRef, PoolRange,
+    PoolTraffic, PoolUsage, PoolsExportReply, ReconcileStatus, Reply, Request, RpcError, Usage,
+    ValidAttachment, VersionReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -83,6 +84,7 @@ fn every_request_crosses_unchanged() {
             "ipamRelease",
             Request::IpamRelease(IpamReleaseRequest { handle: "c/eth0".into(), address: None, force: true }),
         ),
+        ("ipamCheck", Request::IpamCheck),
         ("poolsExport", Request::PoolsExport),
         ("nodeStatus", Request::NodeStatus),
         ("version", Request::Version),
@@ -155,6 +157,20 @@ fn every_reply_crosses_unchanged() {
             }),
         ),
         ("released", Reply::Released(IpamReleaseReply { freed: vec!["10.0.0.1".parse().unwrap()] })),
+        (
+            "ipamChecked",
+            Reply::IpamChecked(IpamCheckReply {
+                blocks: 1,
+                addresses: u64::MAX,
+                violations: vec![IpamViolation {
+                    kind: "duplicate-holder".into(),
+                    message: "m".into(),
+                    rule: "r".into(),
+                    remedy: "do".into(),
+                    at_rest: true,
+                }],
+            }),
+        ),
         (
             "pools",
             Reply::Pools(PoolsExportReply {

@@ -307,6 +307,22 @@ pub(crate) enum IpamCommand {
     )]
     Show(IpamShowArgs),
 
+    /// Check that blocks, addresses and interfaces fit together
+    #[command(
+        long_about = "Check that blocks, addresses and interfaces fit together.\n\n\
+            The agent holds the blocks of all nodes, the registry of pools, its own addresses and the interfaces in \
+            its kernel against each other, and looks twice, so that pods that are just starting or ending do not \
+            count. Each violation is shown with what to do about it. What other nodes have given to whom only their \
+            own agents know: run it on every node.\n\n\
+            It changes nothing, and ends with exit code 1 when there is a violation.",
+        after_long_help = concat_help!(
+            "Examples:\n  \
+              poolwardctl ipam check\n  \
+              poolwardctl ipam check -o json | jq -r '.violations[] | .kind' | sort | uniq -c",
+        )
+    )]
+    Check,
+
     /// Free addresses whose pod is gone
     #[command(
         long_about = "Free addresses whose pod is gone.\n\n\

@@ -1,4 +1,4 @@
-//! `ipam show` and `ipam release`.
+//! `ipam show`, `ipam check` and `ipam release`.
 //!
 //! Freeing never goes by an address alone: the holder is looked up, shown and sent, and the agent frees the
 //! address only if that holder has it.
@@ -7,7 +7,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::IpAddr;
 
 use rpc::{
-    AddressUsage, IpamReleaseReply, IpamReleaseRequest, IpamReply, IpamShowRequest, Reply, Request, Usage,
+    AddressUsage, IpamCheckReply, IpamReleaseReply, IpamReleaseRequest, IpamReply, IpamShowRequest, Reply,
+    Request, Usage,
 };
 
 use super::{Context, unexpected};
@@ -20,6 +21,7 @@ use crate::output::table::{Align, Cell, Column, Table, count, facts, fullness};
 pub(crate) fn run(context: &Context, command: &IpamCommand) -> Result<Exit, Failure> {
     match command {
         IpamCommand::Show(args) => show(context, args),
+        IpamCommand::Check => check(context),
         IpamCommand::Release(args) => release(context, args),
     }
 }
@@ -47,6 +49,42 @@ fn show(context: &Context, args: &IpamShowArgs) -> Result<Exit, Failure> {
         .output
         .show(&reply, |color| render_usage(&reply, args.show_blocks, args.show_addresses, color))?;
     Ok(Exit::Ok)
+}
+
+fn check(context: &Context) -> Result<Exit, Failure> {
+    let operation = "check addresses";
+    let reply = match context.ask(operation, &Request::IpamCheck)? {
+        Reply::IpamChecked(reply) => reply,
+        reply => return Err(unexpected(operation, &reply)),
+    };
+    context.output.show(&reply, |color| render_check(&reply, color))?;
+    Ok(if reply.violations.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn render_check(reply: &IpamCheckReply, color: bool) -> String {
+    let checked = format!(
+        "{}, {} checked\n",
+        count(usize::try_from(reply.blocks).unwrap_or(usize::MAX), "block", "blocks"),
+        count(usize::try_from(reply.addresses).unwrap_or(usize::MAX), "address", "addresses")
+    );
+    if reply.violations.is_empty() {
+        return format!("{}: {checked}", paint("no violation", Tone::Good, color));
+    }
+    let mut text = String::new();
+    for violation in &reply.violations {
+        text += &facts(
+            &[
+                ("Violation", Cell::toned(violation.kind.as_str(), Tone::Bad)),
+                ("What", violation.message.as_str().into()),
+                ("Rule", violation.rule.as_str().into()),
+                ("Do", violation.remedy.as_str().into()),
+            ],
+            color,
+        );
+        text.push('\n');
+    }
+    let found = count(reply.violations.len(), "violation", "violations");
+    text + &format!("{}: {checked}", paint(&found, Tone::Bad, color))
 }
 
 fn state_of(reply: &IpamReply, address: IpAddr) -> Result<&AddressUsage, Failure> {
@@ -392,6 +430,31 @@ fd00::1     external-ns/web-1   external-pool   192.0.2.0/29   c1/eth0
         let empty = IpamReply { pools: reply().pools, ..IpamReply::default() };
         let text = render_usage(&empty, true, true, false);
         assert!(text.contains("no blocks: ") && text.contains("no addresses in use"), "{text}");
+    }
+
+    #[test]
+    fn violations_are_shown_with_what_to_do_about_them() {
+        let clean = IpamCheckReply { blocks: 1, addresses: 2, violations: vec![] };
+        assert_eq!(render_check(&clean, false), "no violation: 1 block, 2 addresses checked\n");
+        let violation = rpc::IpamViolation {
+            kind: "duplicate-holder".into(),
+            message: "10.0.0.1 is held by a/eth0 on node n and by b/eth0 on node m".into(),
+            rule: "an address has at most one holder".into(),
+            remedy: "delete one of them".into(),
+            at_rest: false,
+        };
+        let broken = IpamCheckReply { violations: vec![violation], ..clean };
+        assert_eq!(
+            render_check(&broken, false),
+            "\
+Violation:  duplicate-holder
+What:       10.0.0.1 is held by a/eth0 on node n and by b/eth0 on node m
+Rule:       an address has at most one holder
+Do:         delete one of them
+
+1 violation: 1 block, 2 addresses checked
+"
+        );
     }
 
     #[test]

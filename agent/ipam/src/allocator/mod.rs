@@ -370,6 +370,16 @@ impl NodeIpam {
         })
     }
 
+    /// Every holder and each of its addresses, in order of handle, as the list of holders says.
+    pub fn held(&self) -> impl Iterator<Item = (&Handle, IpAddr)> + '_ {
+        self.holders.iter().flat_map(|(handle, held)| held.addresses().map(move |address| (handle, address)))
+    }
+
+    /// The addresses of one holder, as the list of holders says.
+    pub(crate) fn held_addresses(&self, handle: &Handle) -> impl Iterator<Item = IpAddr> + use<> {
+        self.holders.get(handle).copied().into_iter().flat_map(|held| held.addresses())
+    }
+
     /// How many handles hold addresses.
     #[must_use]
     pub fn holder_count(&self) -> usize {
@@ -382,6 +392,18 @@ impl NodeIpam {
             Some(Assignment { pool: block.pool().clone(), block: block.cidr(), address })
         };
         held.addresses().filter_map(describe).collect()
+    }
+
+    /// Breaks what no method can break, for the tests of `check`.
+    #[cfg(test)]
+    pub(crate) fn corrupt_block(&mut self, cidr: &Cidr, corrupt: impl FnOnce(&mut Block)) {
+        self.blocks.get_mut(cidr).map(corrupt).unwrap();
+    }
+
+    /// Forgets a holder and leaves its addresses in their blocks, for the tests of `check`.
+    #[cfg(test)]
+    pub(crate) fn corrupt_holder(&mut self, handle: &Handle) {
+        self.holders.remove(handle).unwrap();
     }
 
     fn block_around_mut(&mut self, address: IpAddr) -> Option<&mut Block> {

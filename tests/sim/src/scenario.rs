@@ -275,7 +275,7 @@ impl Writer {
             let what = if self.rng.bool() { What::Check { pod } } else { What::Again { pod, other_netns } };
             self.push(later, what);
         }
-        let span = [150, 5_000, 30_000, 120_000][self.rng.usize(0..4)];
+        let span = [150, 2_000, 8_000, 20_000, 120_000][self.rng.usize(0..5)];
         let end = at + self.rng.u64(0..span);
         if end >= TROUBLE_MS {
             return;
@@ -357,13 +357,13 @@ impl Writer {
     }
 
     fn faults(&mut self) {
-        for _ in 0..self.rng.usize(0..9) {
+        for _ in 0..self.rng.usize(0..12) {
             // The beginning is when most blocks are claimed.
             let at = if self.one_in(3) { 0 } else { self.any_time() };
             let machine = self.any_machine();
             let for_ms = self.rng.u64(1000..30_000);
             let rng = &mut self.rng;
-            let much = |rng: &mut Rng| if rng.bool() { rng.u32(0..300) } else { 0 };
+            let much = |rng: &mut Rng| if rng.bool() { rng.u32(0..500) } else { 0 };
             let faults = Faults {
                 delay_ms: [5, 50, 300][rng.usize(0..3)],
                 request_lost: much(rng) / 2,

@@ -51,7 +51,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // The watches outlive the last request: it may wait for what they show.
     let followers = CancellationToken::new();
     let _end_watches = followers.clone().drop_guard();
-    let node = Node::start(Surroundings::real(), config, store, dataplane, journal, loaded, &followers).await?;
+    let node =
+        Node::start(Surroundings::real(), config, store, dataplane, journal, loaded, &followers).await?;
     let server = Server::bind(&socket_path)?;
     let summary = node.reconciler.summary();
     info!(

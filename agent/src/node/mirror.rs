@@ -41,7 +41,8 @@ impl<R: Resource> Mirror<R> {
     /// # Errors
     /// The first list fails: there is nothing to serve from.
     pub async fn start<S: Store>(store: &S, stop: &CancellationToken) -> Result<Self, StoreError> {
-        let mirror = Self { objects: Arc::default(), seen: watch::channel(Revision::ZERO).0, arrived: Arc::default() };
+        let mirror =
+            Self { objects: Arc::default(), seen: watch::channel(Revision::ZERO).0, arrived: Arc::default() };
         let from = mirror.relist(store).await?;
         let (follower, store, stop) = (mirror.clone(), store.clone(), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(follower.follow(store, from)).await });

@@ -18,6 +18,7 @@ use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::Node;
 use super::admission::{RegistryWriteError, decide_admissions, update_registry};
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
@@ -25,7 +26,6 @@ use super::pod::{Pod, Wired};
 use super::reconcile::Reconciler;
 use super::surroundings::Surroundings;
 use super::world::{self, View, World};
-use super::Node;
 use crate::config::Config;
 use crate::journal::{Journal, Loaded};
 

@@ -142,7 +142,8 @@ impl<S: Store> Operator<S> {
             decided.map_err(|error| refuse(ErrorCode::Conflict, error))?;
         }
         let reading = self.node.dataplane.clone();
-        let interfaces = self.node.blocking(move || reading.fetch_pods()).await.map_err(internal)?.map_err(internal)?;
+        let interfaces =
+            self.node.blocking(move || reading.fetch_pods()).await.map_err(internal)?.map_err(internal)?;
         let wired = interfaces.iter().any(|interface| interface.host_ifname == handle.host_ifname());
         if wired && !request.force {
             let message = format!("{handle} is in use: its interface {} exists", handle.host_ifname());

@@ -22,10 +22,10 @@ use tracing::{debug, info, warn};
 use super::netns::Netns;
 use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
+use crate::node::Node;
 use crate::node::claim::ClaimError;
 use crate::node::ledger::LedgerError;
 use crate::node::pod::{self, Wired};
-use crate::node::Node;
 
 /// How often a decision may be followed by a claim or a lost race before the runtime is asked to come again.
 const MAX_ROUNDS: usize = 16;
@@ -85,7 +85,8 @@ impl<S: Store> Pods<S> {
         netns: &Arc<Netns>,
     ) -> Answer<Option<dataplane::Difference>> {
         let (dataplane, netns) = (self.node.dataplane.clone(), netns.clone());
-        let checked = self.node.blocking(move || dataplane.check(&wiring, netns.as_fd())).await.map_err(internal)?;
+        let checked =
+            self.node.blocking(move || dataplane.check(&wiring, netns.as_fd())).await.map_err(internal)?;
         checked.map_err(internal)
     }
 

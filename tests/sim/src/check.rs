@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use model::Cidr;
 use rpc::{AddressUsage, ErrorCode, IpamReply, IpamShowRequest, NodeStatusReply, Reply, Request};
-use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation};
 use store::Store;
+use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation};
 use tokio::time::sleep;
 
 use crate::record::{Phase, PodRecord};
@@ -49,9 +49,8 @@ pub(crate) async fn at_rest(sim: &Arc<Sim>, scenario: &Scenario) {
     if is_broken(sim) {
         return;
     }
-    let up: Vec<u32> = (0..sim.machines.len())
-        .flat_map(|machine| sim.record().pods_on(machine, &[Phase::Up]))
-        .collect();
+    let up: Vec<u32> =
+        (0..sim.machines.len()).flat_map(|machine| sim.record().pods_on(machine, &[Phase::Up])).collect();
     for pod in up {
         sim.del(pod).await;
     }
@@ -175,7 +174,8 @@ async fn promises(sim: &Arc<Sim>) {
             match sim.send_add(pod, None).await {
                 Some(Ok(_)) => {}
                 other => {
-                    sim.record().broken("a repeated ADD gives the same addresses", format!("c{pod}: {other:?}"));
+                    sim.record()
+                        .broken("a repeated ADD gives the same addresses", format!("c{pod}: {other:?}"));
                 }
             }
             sim.check(pod).await;
@@ -190,7 +190,8 @@ async fn snapshot(sim: &Arc<Sim>) {
     else {
         return sim.record().broken("the store can be read", "");
     };
-    let ranges: Vec<Cidr> = blocks.items.iter().filter_map(|block| block.value.spec.cidr.parse().ok()).collect();
+    let ranges: Vec<Cidr> =
+        blocks.items.iter().filter_map(|block| block.value.spec.cidr.parse().ok()).collect();
     for (at, range) in ranges.iter().enumerate() {
         if let Some(other) = ranges.iter().skip(at + 1).find(|other| other.overlaps(range)) {
             sim.record().broken("blocks do not overlap", format!("{range} and {other}"));
@@ -257,7 +258,8 @@ async fn fill_one(sim: &Arc<Sim>, pod: u32, machine: usize, pool: &str) -> Optio
 /// Pools that must give what they have: admitted, enabled, and not being deleted.
 async fn open_pools(sim: &Sim) -> Vec<(String, Cidr)> {
     let objects = &sim.cluster.objects;
-    let (Ok(pools), Ok(registries)) = (objects.list::<IpPool>().await, objects.list::<IpPoolRegistry>().await)
+    let (Ok(pools), Ok(registries)) =
+        (objects.list::<IpPool>().await, objects.list::<IpPoolRegistry>().await)
     else {
         return Vec::new();
     };
@@ -267,12 +269,14 @@ async fn open_pools(sim: &Sim) -> Vec<(String, Cidr)> {
         let entry = entries.iter().find(|entry| entry.name == *name && entry.uid == pool.uid);
         !pool.value.spec.disabled && entry.is_some_and(|entry| !entry.terminating)
     });
-    open.filter_map(|pool| Some((pool.value.metadata.name.clone(), pool.value.spec.cidr.parse().ok()?))).collect()
+    open.filter_map(|pool| Some((pool.value.metadata.name.clone(), pool.value.spec.cidr.parse().ok()?)))
+        .collect()
 }
 
 /// Addresses of a range that no pod has and no reservation keeps.
 async fn free_addresses(sim: &Sim, cidr: Cidr) -> BTreeSet<IpAddr> {
-    let reservations = sim.cluster.objects.list::<IpReservation>().await.map(|list| list.items).unwrap_or_default();
+    let reservations =
+        sim.cluster.objects.list::<IpReservation>().await.map(|list| list.items).unwrap_or_default();
     let reserved: Vec<Cidr> = reservations
         .iter()
         .flat_map(|reservation| &reservation.value.spec.reserved_cidrs)

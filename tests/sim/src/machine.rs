@@ -164,8 +164,8 @@ impl Machine {
         let followers = CancellationToken::new();
         let _end_watches = followers.clone().drop_guard();
         let config = self.config()?;
-        let node =
-            Node::start(surroundings, config, store, Arc::new(dataplane), journal, loaded, &followers).await?;
+        let node = Node::start(surroundings, config, store, Arc::new(dataplane), journal, loaded, &followers)
+            .await?;
         let tending = AbortOnDropHandle::new(tokio::spawn(tend(node.clone(), stop.clone())));
         locked(&self.state).service = Some(Arc::new(AgentService::new(&node)));
         self.tell(format_args!("the agent serves (start {start_count}, boot {boot_count})"));

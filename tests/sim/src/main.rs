@@ -48,9 +48,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let scratch = scratch();
     let (first, count) = flags.seed.map_or((flags.first, flags.seeds), |seed| (seed, 1));
-    let (next, shown, added) = (AtomicU64::new(first), AtomicUsize::new(0), AtomicU64::new(0));
+    let (next, shown) = (AtomicU64::new(first), AtomicUsize::new(0));
+    let (added, fingerprint) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
-    let threads = flags.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads =
+        flags.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let work = || -> anyhow::Result<()> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +63,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let outcome =
                 sim::run(&scenario, &scratch, flags.trace).with_context(|| format!("seed {seed}"))?;
             added.fetch_add(outcome.added_count, Ordering::Relaxed);
+            fingerprint.fetch_xor(outcome.fingerprint, Ordering::Relaxed);
             if !outcome.violations.is_empty() {
                 failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
                 if shown.fetch_add(1, Ordering::Relaxed) < SHOWN_MAX {
@@ -82,7 +85,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if !failed.is_empty() {
         println!("failed seeds: {failed:?}");
     }
-    println!("{} ADDs succeeded", added.into_inner());
+    println!(
+        "{} ADDs succeeded; fingerprint of all traces: {:016x}",
+        added.into_inner(),
+        fingerprint.into_inner()
+    );
     println!("{} passed, {failed_count} failed", count - failed_count);
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -111,7 +118,11 @@ fn show(scenario: &Scenario, outcome: &Outcome, scratch: &Path, flags: &Flags) -
         shorter = shrink(scenario, same);
         told = sim::run(&shorter, scratch, false)?;
         events = &shorter.events;
-        text += &format!("  the shortest list of events found ({} of {}):\n", events.len(), scenario.events.len());
+        text += &format!(
+            "  the shortest list of events found ({} of {}):\n",
+            events.len(),
+            scenario.events.len()
+        );
     } else {
         text += "  events:\n";
     }

@@ -114,7 +114,8 @@ impl Record {
                 let what = format!("{address} was given to c{pod} while c{other} had it");
                 self.broken("an address has at most one holder", what);
             }
-            let Some((_, cooldown)) = self.cooldowns.iter().find(|(range, _)| range.contains(*address)) else {
+            let Some((_, cooldown)) = self.cooldowns.iter().find(|(range, _)| range.contains(*address))
+            else {
                 self.broken("an address is of a pool", format!("{address} of c{pod} is of none"));
                 continue;
             };
@@ -122,7 +123,10 @@ impl Record {
                 && now < *released + *cooldown
             {
                 let after = now.duration_since(*released).as_millis();
-                let what = format!("{address} was given to c{pod} {after} ms after it was freed, cooldown {} s", cooldown.as_secs());
+                let what = format!(
+                    "{address} was given to c{pod} {after} ms after it was freed, cooldown {} s",
+                    cooldown.as_secs()
+                );
                 self.broken("an address in cooldown is not handed out", what);
             }
         }

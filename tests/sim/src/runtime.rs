@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use poolward_agent::answer;
 use rpc::{
-    AddReply, AddRequest, ApplyRequest, Attachment, CheckRequest, DelRequest, DeleteRequest, Document, ErrorCode,
-    GcRequest, IpamReleaseRequest, NetworkOptions, PodRef, Reply, Request, RpcError, ValidAttachment,
+    AddReply, AddRequest, ApplyRequest, Attachment, CheckRequest, DelRequest, DeleteRequest, Document,
+    ErrorCode, GcRequest, IpamReleaseRequest, NetworkOptions, PodRef, Reply, Request, RpcError,
+    ValidAttachment,
 };
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -31,7 +32,13 @@ const ADD_TRIES_MAX: u32 = 3;
 
 impl Sim {
     /// A pod that is new: ADD, again while it is not answered, and DEL when it has failed.
-    pub async fn add(self: &Arc<Self>, pod: u32, machine: usize, pool: Option<String>, hang_up: Option<Duration>) {
+    pub async fn add(
+        self: &Arc<Self>,
+        pod: u32,
+        machine: usize,
+        pool: Option<String>,
+        hang_up: Option<Duration>,
+    ) {
         let record = PodRecord {
             machine,
             phase: Phase::Adding,
@@ -56,7 +63,9 @@ impl Sim {
             match reply {
                 Some(Ok(_)) => return,
                 // Where nothing can be left, it is left to the agent to have left nothing.
-                Some(Err(_)) if pod.is_multiple_of(2) && !self.machines[machine].had_kernel_trouble() => return,
+                Some(Err(_)) if pod.is_multiple_of(2) && !self.machines[machine].had_kernel_trouble() => {
+                    return;
+                }
                 Some(Err(_)) => break,
                 None if pod.is_multiple_of(3) => break,
                 None => sleep(RETRY_DELAY).await,
@@ -86,10 +95,7 @@ impl Sim {
             attachment: attachment(pod),
             netns_path: format!("/run/netns/c{pod}"),
             pod: PodRef::default(),
-            options: NetworkOptions {
-                ipv4_pools: pool.map(|pool| vec![pool]),
-                ..NetworkOptions::default()
-            },
+            options: NetworkOptions { ipv4_pools: pool.map(|pool| vec![pool]), ..NetworkOptions::default() },
         };
         let reply = self.ask(machine, Request::CniAdd(request), Some(netns), hang_up).await;
         let mut record = self.record();
@@ -180,10 +186,12 @@ impl Sim {
     pub async fn check(self: &Arc<Self>, pod: u32) {
         let quiet = |known: &PodRecord| known.phase == Phase::Up && known.add_count == 0;
         let Some(known) = self.record().pods.get(&pod).filter(|known| quiet(known)).cloned() else { return };
-        let request = CheckRequest { attachment: attachment(pod), expected_addresses: known.addresses.clone() };
+        let request =
+            CheckRequest { attachment: attachment(pod), expected_addresses: known.addresses.clone() };
         let reply = self.ask(known.machine, Request::CniCheck(request), Some(known.netns), None).await;
         let mut record = self.record();
-        let still = record.pods.get(&pod).is_some_and(|now| quiet(now) && now.netns == known.netns && !now.forgotten);
+        let still =
+            record.pods.get(&pod).is_some_and(|now| quiet(now) && now.netns == known.netns && !now.forgotten);
         let Some(Reply::Error(error)) = reply.filter(|_| still) else { return };
         let judged = match error.code {
             ErrorCode::NotFound => true,
@@ -217,8 +225,7 @@ impl Sim {
         let (valid, left) = {
             let record = self.record();
             let known = record.pods_on(machine, &[Phase::Adding, Phase::Up, Phase::Ending]);
-            let left: Vec<u32> =
-                known.iter().copied().filter(|pod| record.pods[pod].forgotten).collect();
+            let left: Vec<u32> = known.iter().copied().filter(|pod| record.pods[pod].forgotten).collect();
             let valid: Vec<ValidAttachment> =
                 known.into_iter().filter(|pod| !left.contains(pod)).map(valid_attachment).collect();
             (valid, left)
@@ -313,7 +320,8 @@ impl Sim {
         match timeout(REQUEST_LIMIT, machine.request(request, descriptor, hang_up)).await {
             Ok(reply) => reply,
             Err(_) => {
-                let text = format!("{}: {what:?} has no answer after {} s", machine.name, REQUEST_LIMIT.as_secs());
+                let text =
+                    format!("{}: {what:?} has no answer after {} s", machine.name, REQUEST_LIMIT.as_secs());
                 self.record().broken("every request ends", text);
                 Some(Reply::Error(answer::internal("no answer")))
             }

@@ -363,13 +363,13 @@ impl Writer {
             let machine = self.any_machine();
             let for_ms = self.rng.u64(1000..30_000);
             let rng = &mut self.rng;
-            let much = |rng: &mut Rng| if rng.bool() { rng.u32(0..500) } else { 0 };
+            let much = |rng: &mut Rng| [0, 0, 100, 400, 800][rng.usize(0..5)];
             let faults = Faults {
                 delay_ms: [5, 50, 300][rng.usize(0..3)],
-                request_lost: much(rng) / 2,
-                reply_lost: much(rng),
+                request_lost: much(rng) / 4,
+                reply_lost: much(rng) / 2,
                 late: much(rng),
-                late_ms: [100, 3000, 20_000][rng.usize(0..3)],
+                late_ms: [100, 3_000, 20_000, 20_000][rng.usize(0..4)],
                 doubled: much(rng),
                 lag_ms: [20, 300, 3000][rng.usize(0..3)],
                 expired: much(rng),

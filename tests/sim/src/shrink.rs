@@ -59,7 +59,8 @@ mod tests {
             };
             scenario.events.iter().map(pod).collect()
         };
-        let short = shrink(&scenario, |candidate| [3, 17, 41].iter().all(|pod| pods(candidate).contains(pod)));
+        let short =
+            shrink(&scenario, |candidate| [3, 17, 41].iter().all(|pod| pods(candidate).contains(pod)));
         assert_eq!(pods(&short), [3, 17, 41]);
     }
 }

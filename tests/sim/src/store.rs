@@ -99,7 +99,8 @@ enum Fate {
     Doubled,
 }
 
-type Call<T> = Arc<dyn Fn(MemoryStore) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>> + Send + Sync>;
+type Call<T> =
+    Arc<dyn Fn(MemoryStore) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>> + Send + Sync>;
 
 impl FaultyStore {
     /// A way for one agent of a machine.

@@ -129,8 +129,7 @@ impl Fake {
                     return Err(exists());
                 }
                 let ifindex = FIRST_IFINDEX + self.made_count.fetch_add(1, Ordering::Relaxed);
-                let ends =
-                    VethEnds { host_ifindex: ifindex, pod_ifindex: ifindex + POD_IFINDEX_OFFSET };
+                let ends = VethEnds { host_ifindex: ifindex, pod_ifindex: ifindex + POD_IFINDEX_OFFSET };
                 let peer = Link {
                     ifindex: ends.pod_ifindex,
                     ifname: spec.pod_ifname.clone(),
@@ -168,9 +167,8 @@ impl Fake {
                 }
             }
             Op::AddRoute { route, exclusive } => {
-                let same = |other: &&Route| {
-                    (other.destination, other.metric) == (route.destination, route.metric)
-                };
+                let same =
+                    |other: &&Route| (other.destination, other.metric) == (route.destination, route.metric);
                 if *exclusive && state.routes.iter().any(|other| same(&other)) {
                     return Err(exists());
                 }
@@ -268,7 +266,8 @@ fn exec_in_pod(state: &mut State, namespace: u64, op: &Op) {
 }
 
 fn inode_of(netns: BorrowedFd<'_>) -> Result<u64, KernelError> {
-    let stat = rustix::fs::fstat(netns).map_err(|error| KernelError::io("look at a namespace", error.into()))?;
+    let stat =
+        rustix::fs::fstat(netns).map_err(|error| KernelError::io("look at a namespace", error.into()))?;
     Ok(stat.st_ino)
 }
 

@@ -66,6 +66,9 @@ enum Task {
         /// Which tiers
         #[arg(value_enum)]
         tiers: Vec<Tier>,
+        /// Of the simulation, run this seed only and show everything that happens
+        #[arg(long, value_name = "SEED")]
+        seed: Option<u64>,
         /// Only tests whose name contains this
         #[arg(last = true)]
         filter: Option<String>,
@@ -111,7 +114,12 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             }
             bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
-        Task::Test { tiers, filter } => {
+        Task::Test { tiers, seed: Some(seed), filter: None } if tiers == [Tier::Sim] => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            return tiers::run_seed(&workspace, &toolbox, seed);
+        }
+        Task::Test { seed: Some(_), .. } => anyhow::bail!("--seed goes with the tier sim alone"),
+        Task::Test { tiers, filter, seed: None } => {
             let toolbox = setup::run(&workspace, setup::Show::Changes)?;
             return tiers::run(&workspace, &toolbox, &tiers, filter.as_deref());
         }

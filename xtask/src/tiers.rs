@@ -9,10 +9,17 @@
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
 //! | netns | every other integration test of `poolward-tests`, and those called `netns` |
 //!
+//! Others are one program of ours each, which counts its cases itself (`program`):
+//!
+//! | tier | what |
+//! |---|---|
+//! | sim | `poolward-sim`: whole agents under simulated time, one case a seed |
+//!
 //! A tier that was asked for and cannot run fails; so does one in which no test ran, or in which tests were ignored.
 
 mod discover;
 mod outcome;
+mod program;
 
 use std::io::{IsTerminal, Write};
 use std::process::{Command, ExitCode};
@@ -22,6 +29,7 @@ use anyhow::{Context, Result};
 
 use self::discover::TestProgram;
 use self::outcome::Outcome;
+pub(crate) use self::program::run_seed;
 use crate::report::{Table, bold, green, red, seconds};
 use crate::setup::Toolbox;
 use crate::workspace::Workspace;
@@ -37,6 +45,8 @@ pub(crate) enum Tier {
     Unit,
     /// Property tests and fuzzing on bytes
     Property,
+    /// Whole agents under simulated time, store and kernel, one case a seed
+    Sim,
     /// eBPF programs, packet by packet, in the running kernel
     Bpf,
     /// The real agent and plugin in network namespaces
@@ -45,12 +55,13 @@ pub(crate) enum Tier {
 
 impl Tier {
     /// All of them, cheapest first.
-    const ALL: [Self; 4] = [Self::Unit, Self::Property, Self::Bpf, Self::Netns];
+    const ALL: [Self; 5] = [Self::Unit, Self::Property, Self::Sim, Self::Bpf, Self::Netns];
 
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
             Self::Property => "property",
+            Self::Sim => "sim",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
         }
@@ -59,7 +70,7 @@ impl Tier {
     /// Tests of one program at a time: those of the kernel tiers measure and share a machine.
     fn threads_count(self) -> Option<u32> {
         match self {
-            Self::Unit | Self::Property => None,
+            Self::Unit | Self::Property | Self::Sim => None,
             Self::Bpf => Some(2),
             Self::Netns => Some(1),
         }
@@ -132,6 +143,9 @@ fn run_tier(
     result: &mut TierResult,
 ) -> Result<()> {
     let tier = result.tier;
+    if let Some(program) = program::of_tier(tier) {
+        return program::run(workspace, toolbox, &program, result);
+    }
     if tier == Tier::Netns {
         build::release(workspace, toolbox)?;
     }

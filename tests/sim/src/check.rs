@@ -169,7 +169,8 @@ async fn used(sim: &Arc<Sim>, machine: usize, when: &str) {
 /// A repeated ADD of every pod gives what it gave before, and CHECK finds it as it was.
 async fn promises(sim: &Arc<Sim>) {
     for machine in 0..sim.machines.len() {
-        for pod in sim.record().pods_on(machine, &[Phase::Up]) {
+        let up = sim.record().pods_on(machine, &[Phase::Up]);
+        for pod in up {
             match sim.send_add(pod, None).await {
                 Some(Ok(_)) => {}
                 other => {

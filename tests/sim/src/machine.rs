@@ -185,6 +185,7 @@ impl Machine {
 
     fn config(&self) -> anyhow::Result<Config> {
         Ok(Config {
+            ipam: ipam::Settings::default(),
             node_name: self.name.parse()?,
             node_labels: Labels::default(),
             socket_path: self.dir.join("agent.sock"),

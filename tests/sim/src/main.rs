@@ -48,7 +48,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let scratch = scratch();
     let (first, count) = flags.seed.map_or((flags.first, flags.seeds), |seed| (seed, 1));
-    let (next, shown, added) = (AtomicU64::new(first), AtomicUsize::new(0), AtomicU64::new(0));
+    let (next, shown) = (AtomicU64::new(first), AtomicUsize::new(0));
+    let (added, fingerprint) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
     let threads =
         flags.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -62,6 +63,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let outcome =
                 sim::run(&scenario, &scratch, flags.trace).with_context(|| format!("seed {seed}"))?;
             added.fetch_add(outcome.added_count, Ordering::Relaxed);
+            fingerprint.fetch_xor(outcome.fingerprint, Ordering::Relaxed);
             if !outcome.violations.is_empty() {
                 failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
                 if shown.fetch_add(1, Ordering::Relaxed) < SHOWN_MAX {
@@ -83,7 +85,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if !failed.is_empty() {
         println!("failed seeds: {failed:?}");
     }
-    println!("{} ADDs succeeded", added.into_inner());
+    println!(
+        "{} ADDs succeeded; fingerprint of all traces: {:016x}",
+        added.into_inner(),
+        fingerprint.into_inner()
+    );
     println!("{} passed, {failed_count} failed", count - failed_count);
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -192,7 +192,7 @@ impl Scenario {
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let machine_count = rng.usize(1..=4);
+        let machine_count = [1, 2, 2, 3, 3, 4][rng.usize(0..6)];
         let mut pools = vec![pool(&mut rng, "a", 1)];
         if rng.bool() {
             pools.push(pool(&mut rng, "b", 2));
@@ -245,7 +245,7 @@ impl Writer {
     }
 
     fn pods(&mut self) {
-        for _ in 0..self.rng.usize(10..60) {
+        for _ in 0..self.rng.usize(15..90) {
             let at = self.any_time();
             let machine = self.any_machine();
             self.pod_life(at, machine);
@@ -275,7 +275,7 @@ impl Writer {
             let what = if self.rng.bool() { What::Check { pod } } else { What::Again { pod, other_netns } };
             self.push(later, what);
         }
-        let span = [150, 5_000, 30_000, 120_000][self.rng.usize(0..4)];
+        let span = [150, 2_000, 8_000, 20_000, 120_000][self.rng.usize(0..5)];
         let end = at + self.rng.u64(0..span);
         if end >= TROUBLE_MS {
             return;
@@ -296,24 +296,24 @@ impl Writer {
     }
 
     fn operators(&mut self) {
-        for _ in 0..self.rng.usize(0..6) {
+        for _ in 0..self.rng.usize(0..9) {
             let (at, machine) = (self.any_time(), self.any_machine());
             let mut pool = self.pools[self.rng.usize(0..self.pools.len())].clone();
-            match self.rng.u32(0..6) {
-                0 | 1 => {
+            match self.rng.u32(0..8) {
+                0 => {
                     pool.disabled = true;
                     self.push(at, What::ApplyPool { machine, pool: pool.clone() });
                     pool.disabled = false;
                     let back = at + self.rng.u64(0..20_000);
                     self.push(back, What::ApplyPool { machine, pool });
                 }
-                2 => {
+                1..=4 => {
                     self.push(at, What::DeletePool { machine, name: pool.name.clone() });
                     let back = at + self.rng.u64(0..40_000);
                     let machine = self.any_machine();
                     self.push(back, What::ApplyPool { machine, pool });
                 }
-                3 => {
+                5 => {
                     // In the way of the other, and perhaps in its place.
                     pool.name = format!("{}x", pool.name);
                     self.push(at, What::ApplyPool { machine, pool });
@@ -357,21 +357,23 @@ impl Writer {
     }
 
     fn faults(&mut self) {
-        for _ in 0..self.rng.usize(0..5) {
-            let (at, machine) = (self.any_time(), self.any_machine());
-            let for_ms = self.rng.u64(1000..20_000);
-            let much = |rng: &mut Rng| if rng.bool() { rng.u32(0..200) } else { 0 };
+        for _ in 0..self.rng.usize(0..12) {
+            // The beginning is when most blocks are claimed.
+            let at = if self.one_in(3) { 0 } else { self.any_time() };
+            let machine = self.any_machine();
+            let for_ms = self.rng.u64(1000..30_000);
             let rng = &mut self.rng;
+            let much = |rng: &mut Rng| [0, 0, 100, 400, 800][rng.usize(0..5)];
             let faults = Faults {
-                delay_ms: rng.u64(1..300),
-                request_lost: much(rng),
-                reply_lost: much(rng),
+                delay_ms: [5, 50, 300][rng.usize(0..3)],
+                request_lost: much(rng) / 4,
+                reply_lost: much(rng) / 2,
                 late: much(rng),
-                late_ms: rng.u64(100..20_000),
+                late_ms: [100, 3_000, 20_000, 20_000][rng.usize(0..4)],
                 doubled: much(rng),
-                lag_ms: rng.u64(0..3000),
+                lag_ms: [20, 300, 3000][rng.usize(0..3)],
                 expired: much(rng),
-                cut_off: rng.u32(0..4) == 0,
+                cut_off: rng.u32(0..8) == 0,
             };
             self.push(at, What::StoreFaults { machine, faults, for_ms });
         }

@@ -22,6 +22,10 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// How long agents may take to start where nothing is wrong.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// How patient operators are whose pool is refused.
+const APPLY_TRIES_MAX: usize = 15;
+const APPLY_AGAIN: Duration = Duration::from_secs(2);
+
 /// What a store is like on a good day.
 const CALM: Faults = Faults {
     delay_ms: 4,
@@ -184,7 +188,15 @@ impl Sim {
             What::LosePod { pod } => self.lose(pod).await,
             What::Gc { machine, slow_ms } => self.gc(machine, ms(slow_ms)).await,
             What::Release { pod, force } => self.release(pod, force).await,
-            What::ApplyPool { machine, pool } => drop(self.apply_pool(machine, &pool).await),
+            What::ApplyPool { machine, pool } => {
+                // An earlier pool of that name may have to go first.
+                for _ in 0..APPLY_TRIES_MAX {
+                    if self.apply_pool(machine, &pool).await {
+                        return;
+                    }
+                    sleep(APPLY_AGAIN).await;
+                }
+            }
             What::DeletePool { machine, name } => self.delete(machine, "ippool", &name).await,
             What::Reserve { machine, name, cidr } => drop(self.reserve(machine, &name, &cidr).await),
             What::Unreserve { machine, name } => self.delete(machine, "ipreservation", &name).await,

@@ -31,6 +31,19 @@ impl Outcome {
         outcome
     }
 
+    /// Reads the line `N passed, M failed` with which a program of ours ends; without it, nothing is complete.
+    pub(super) fn parse_last_line(text: &str) -> Self {
+        let counts = |line: &str| -> Option<(u64, u64)> {
+            let (passed, failed) = line.split_once(", ")?;
+            let passed = passed.strip_suffix(" passed")?.parse().ok()?;
+            Some((passed, failed.strip_suffix(" failed")?.parse().ok()?))
+        };
+        match text.lines().last().and_then(counts) {
+            Some((passed, failed)) => Self { passed, failed, ignored: 0, complete: true },
+            None => Self::default(),
+        }
+    }
+
     /// Tests that were executed.
     pub(super) fn ran(&self) -> u64 {
         self.passed + self.failed
@@ -78,6 +91,17 @@ mod tests {
             1,
             true,
         );
+    }
+
+    #[test]
+    fn a_program_of_ours_says_its_counts_in_its_last_line() {
+        let check = |text: &str, passed, failed, complete| {
+            let expected = Outcome { passed, failed, ignored: 0, complete };
+            assert_eq!(Outcome::parse_last_line(text), expected, "{text}");
+        };
+        check("seed 3: FAILED\n999 passed, 1 failed\n", 999, 1, true);
+        check("999 passed, 1 failed\nthread 'main' panicked\n", 0, 0, false);
+        check("", 0, 0, false);
     }
 
     #[test]

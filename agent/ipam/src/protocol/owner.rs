@@ -25,7 +25,10 @@ impl Keeper {
         now: BootTime,
     ) -> BlockDecision {
         let block = seen.object.cidr;
-        let Some(tenure) = self.tenures.get(&block) else { return self.handed_over(seen) };
+        // A handover may cross a claim or release of our own: the object says by which nonce it is ours now.
+        let Some(tenure) = self.tenures.get(&block).filter(|tenure| tenure.nonce == seen.object.nonce) else {
+            return self.handed_over(seen);
+        };
         match tenure.phase {
             Phase::Claiming => self.decide_claimed(seen, tenure, live),
             Phase::Releasing { base } if base == seen.revision => {

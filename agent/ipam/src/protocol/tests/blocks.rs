@@ -116,6 +116,35 @@ fn b4_an_empty_block_is_handed_over_whole_to_a_node_without_any_even_if_it_is_th
 }
 
 #[test]
+fn b4_a_handover_that_crosses_a_claim_is_owned_by_the_nonce_of_the_handover() {
+    let mut cluster = Cluster::new(&["a", "b"], &[pool("p", "10.0.0.0/30", 30)]);
+    cluster.given("a", "c");
+    cluster.free("a", "c");
+    cluster.settle();
+    let (block, asking) = (cidr("10.0.0.0/30"), cluster.fresh());
+    let (p, handle): (PoolName, Handle) = ("p".parse().unwrap(), handle("d"));
+    let facts = [
+        Fact::Asking { block, pool: p.clone(), loan: asking, address: None },
+        Fact::Wanted { loan: asking, handle },
+    ];
+    assert!(cluster.learn("b", &facts).is_ok());
+    assert!(cluster.attend("b", block).is_ok());
+    assert!(cluster.attend("a", block).is_ok());
+    // Its copies say that the block is nobody's, and it begins to claim it.
+    let (pool_uid, nonce) = ("uid-p".to_owned(), cluster.fresh());
+    assert!(cluster.learn("b", &[Fact::Claiming { block, pool: p, pool_uid, nonce }]).is_ok());
+    assert!(cluster.attend("b", block).is_ok());
+    assert_eq!(cluster.keeper("b").tenure(&block).unwrap().nonce, asking);
+    // So it is still its own after a re-registration.
+    cluster.given("b", "d");
+    cluster.registered.remove(&node_id("b", 1));
+    cluster.registered.insert(node_id("b", 2));
+    cluster.keeper_mut("b").set_identity(node_id("b", 2));
+    cluster.settle();
+    assert_eq!(cluster.blocks_of("b"), ["10.0.0.0/30"]);
+}
+
+#[test]
 fn b5_a_pool_that_no_longer_selects_the_node_drains_its_blocks() {
     let mut cluster = Cluster::new(&["a", "b"], &[pool("p", "10.0.0.0/28", 30)]);
     for n in 0..5 {

@@ -51,8 +51,9 @@ impl Keeper {
         let taken_over = seen.object.loans.iter().any(|loan| matches!(loan.state, LoanState::Granted { .. }));
         let mut decision = BlockDecision::default();
         if is_admitted(tenure, live) || taken_over || mutant::on(Mutant::ClaimWithoutReread) {
-            decision.before.extend([Fact::Owned { block }, Fact::Confirmed { block }]);
+            // The loans first: a journal that ends in between must not have the block without them.
             decision.before.extend(self.lent_before(seen));
+            decision.before.extend([Fact::Owned { block }, Fact::Confirmed { block }]);
             return decision;
         }
         if live.registry.is_none() {
@@ -130,12 +131,9 @@ impl Keeper {
     /// A block that its owner handed over when we asked for an address.
     fn handed_over(&self, seen: &Seen) -> BlockDecision {
         let BlockObject { cidr: block, pool, pool_uid, nonce, .. } = seen.object.clone();
-        let mut before = vec![
-            Fact::Claiming { block, pool, pool_uid, nonce },
-            Fact::Owned { block },
-            Fact::Confirmed { block },
-        ];
+        let mut before = vec![Fact::Claiming { block, pool, pool_uid, nonce }];
         before.extend(self.lent_before(seen));
+        before.extend([Fact::Owned { block }, Fact::Confirmed { block }]);
         BlockDecision { before, ..BlockDecision::default() }
     }
 

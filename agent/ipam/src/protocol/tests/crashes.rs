@@ -236,3 +236,50 @@ fn b3_a_reclaim_that_was_cut_short_is_completed_by_anybody() {
         });
     }
 }
+
+#[test]
+fn b3_an_agent_that_starts_without_the_store_serves_nothing_that_it_may_not() {
+    // Each scene is cut short at each step; the agent then starts while the store is away, and serves on the word of
+    // its journal.
+    type Scene = (fn() -> Cluster, fn(&mut Cluster) -> Result<(), Crashed>);
+    let taken_over = || {
+        let mut cluster = Cluster::new(&["a", "b", "c"], &[pool("p", "10.0.0.0/30", 30)]);
+        cluster.given("a", "x");
+        cluster.given("b", "y");
+        cluster.switch_off("a");
+        assert!(cluster.upkeep("c").is_ok());
+        cluster.pass(601);
+        cluster
+    };
+    let lent = || {
+        let mut cluster = one_block();
+        cluster.given("a", "x");
+        cluster
+    };
+    let scenes: [Scene; 3] = [
+        (one_block, |cluster| served(cluster, "a", "x")),
+        (lent, |cluster| served(cluster, "b", "y")),
+        (taken_over, |cluster| {
+            for _ in 0..4 {
+                cluster.upkeep("c")?;
+            }
+            Ok(())
+        }),
+    ];
+    for (start, act) in scenes {
+        for steps in 0.. {
+            let mut cluster = start();
+            cluster.steps_left = Some(steps);
+            let crashed = act(&mut cluster).is_err();
+            for name in cluster.names() {
+                cluster.restart(name);
+                cluster.keeper_mut(name).set_store_away(true);
+                cluster.assert(Strength::Always);
+            }
+            if !crashed {
+                assert!(steps > 2, "nothing happened");
+                break;
+            }
+        }
+    }
+}

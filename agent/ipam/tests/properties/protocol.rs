@@ -78,7 +78,16 @@ struct Run {
 struct Seeable {
     facts: Vec<Fact>,
     allocations: Vec<(Handle, IpAddr, BootTime)>,
-    blocks: Vec<(Cidr, bool, Vec<IpAddr>, Vec<(IpAddr, BootTime)>, Vec<(IpAddr, NodeName)>)>,
+    blocks: Vec<SeeableBlock>,
+}
+
+#[derive(Debug, PartialEq)]
+struct SeeableBlock {
+    cidr: Cidr,
+    serves: bool,
+    freed: Vec<IpAddr>,
+    cooling: Vec<(IpAddr, BootTime)>,
+    lent: Vec<(IpAddr, NodeName)>,
 }
 
 fn seeable(keeper: &Keeper) -> Seeable {
@@ -86,9 +95,12 @@ fn seeable(keeper: &Keeper) -> Seeable {
     let allocations = ipam.allocations().flat_map(|one| {
         one.addresses.into_iter().map(move |held| (one.handle.clone(), held.address, one.since))
     });
-    let blocks = ipam.blocks().map(|block| {
-        let lent = block.lent().map(|(address, to)| (address, to.clone())).collect();
-        (block.cidr(), block.is_serving(), block.freed().collect(), block.cooling().collect(), lent)
+    let blocks = ipam.blocks().map(|block| SeeableBlock {
+        cidr: block.cidr(),
+        serves: block.is_serving(),
+        freed: block.freed().collect(),
+        cooling: block.cooling().collect(),
+        lent: block.lent().map(|(address, to)| (address, to.clone())).collect(),
     });
     Seeable { facts: keeper.facts(), allocations: allocations.collect(), blocks: blocks.collect() }
 }

@@ -133,35 +133,31 @@ pub enum AddressState {
 impl NodeIpam {
     /// How full a pool is at `now`.
     ///
-    /// Costs a step for each owned block of the pool and for each run of reservations and of other nodes'
+    /// Costs a search for each owned block of the pool, and a step for each run of reservations and of other nodes'
     /// blocks in it.
     #[must_use]
     pub fn pool_usage(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> PoolUsage {
         let family = pool.family();
         let (first, last) = bounds(&pool.cidr);
-        let mut usage = Usage::default();
-        let mut own_blocks = 0;
+        let foreign = view.foreign.ranges();
+        let (mut usage, mut own_blocks, mut own_reserved) = (Usage::default(), 0, 0u128);
+        // What this node has and other nodes' blocks cover too is counted with this node's own: borrowed addresses,
+        // and a block that has just been handed over.
+        let (mut shared, mut shared_reserved) = (0u128, 0u128);
+        let foreign_reserved = |cidr: &Cidr| {
+            let ranges = view.reservations.ranges_in(cidr);
+            ranges.map(|(first, last)| foreign.count(family, first, last)).fold(0, u128::saturating_add)
+        };
         for block in self.blocks_of(&pool.name).filter(|block| pool.cidr.covers(&block.cidr())) {
             usage.add(&block.usage(view.reservations, now));
             own_blocks += u64::from(!is_borrowed(view, block));
+            own_reserved = own_reserved.saturating_add(view.reservations.count_in(&block.cidr()));
+            let (first, last) = bounds(&block.cidr());
+            shared = shared.saturating_add(foreign.count(family, first, last));
+            shared_reserved = shared_reserved.saturating_add(foreign_reserved(&block.cidr()));
         }
-        let foreign = view.foreign.ranges();
-        // Borrowed addresses lie inside other nodes' blocks and are counted with this node's own.
-        let borrowed = self
-            .blocks_of(&pool.name)
-            .filter(|block| pool.cidr.covers(&block.cidr()) && is_borrowed(view, block))
-            .count();
-        let elsewhere = foreign.count(family, first, last).saturating_sub(borrowed as u128);
-        let own_reserved: u128 = self
-            .blocks_of(&pool.name)
-            .filter(|block| pool.cidr.covers(&block.cidr()) && !is_borrowed(view, block))
-            .map(|block| view.reservations.count_in(&block.cidr()))
-            .fold(0, u128::saturating_add);
-        let reserved_elsewhere = view
-            .reservations
-            .ranges_in(&pool.cidr)
-            .map(|(first, last)| foreign.count(family, first, last))
-            .fold(0, u128::saturating_add);
+        let elsewhere = foreign.count(family, first, last).saturating_sub(shared);
+        let reserved_elsewhere = foreign_reserved(&pool.cidr).saturating_sub(shared_reserved);
         let reserved_unclaimed = view
             .reservations
             .count_in(&pool.cidr)

@@ -300,6 +300,12 @@ impl Block {
         }
     }
 
+    /// Breaks the size, for the tests of `check`.
+    #[cfg(test)]
+    pub(crate) fn corrupt_size(&mut self, more: u16) {
+        self.size += more;
+    }
+
     /// How many addresses are in which state at `now`. What is lent counts as used; so does a reserved address
     /// that is held, and one that cools as cooling.
     #[must_use]

@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's exception covers test functions only")]
 
+#[path = "properties/protocol.rs"]
+mod protocol;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;

@@ -248,11 +248,7 @@ const CASES: &[Case] = &[
     (&["ordinal-lost"], |w| {
         w.a.ipam_mut().corrupt_block(&cidr(A), |block| block.corrupt(at("10.0.0.2"), false));
     }),
-    (&["pool-usage"], |w| {
-        for block in [A, "10.0.0.8/30", "10.0.0.12/30"] {
-            w.foreign.insert(cidr(block), "b".parse().unwrap());
-        }
-    }),
+    (&["pool-usage"], |w| w.a.ipam_mut().corrupt_block(&cidr(A), |block| block.corrupt_size(13))),
     (&["serves-foreign"], |w| {
         apply(&mut w.a, owned("10.0.0.8/30", 3));
         w.blocks.push((cidr("10.0.0.8/30"), object("10.0.0.8/30", "b", 4, vec![])));

@@ -164,7 +164,10 @@ impl Keeper {
             Fact::Resumed { block } => self.set_phase(block, Phase::Owned),
             Fact::Dropped { block } | Fact::Lost { block } => return Ok(self.end_tenure(block)),
             Fact::Lent { block, loan, address, borrower } => {
-                self.ipam.apply_lend(*address, &borrower.name)?;
+                // Of a block that is not ours yet, it is lent as soon as it is.
+                if self.tenures.get(block).is_none_or(|tenure| tenure.phase != Phase::Claiming) {
+                    self.ipam.apply_lend(*address, &borrower.name)?;
+                }
                 if let Some(tenure) = self.tenures.get_mut(block) {
                     tenure.lent.insert(*loan, Lent { address: *address, borrower: borrower.clone() });
                 }
@@ -209,15 +212,16 @@ impl Keeper {
             let Tenure { pool, pool_uid, nonce, phase, lent } = tenure;
             let (pool, pool_uid) = (pool.clone(), pool_uid.clone());
             facts.push(Fact::Claiming { block: *block, pool, pool_uid, nonce: *nonce });
-            if *phase != Phase::Claiming {
-                facts.push(Fact::Owned { block: *block });
-            }
+            // Before the block is ours, so that it never is without them, wherever the journal ends.
             facts.extend(lent.iter().map(|(loan, lent)| Fact::Lent {
                 block: *block,
                 loan: *loan,
                 address: lent.address,
                 borrower: lent.borrower.clone(),
             }));
+            if *phase != Phase::Claiming {
+                facts.push(Fact::Owned { block: *block });
+            }
             if let Phase::Releasing { base } = phase {
                 facts.push(Fact::Releasing { block: *block, base: *base });
             }
@@ -252,7 +256,12 @@ impl Keeper {
 
     fn apply_owned(&mut self, block: &Cidr) -> Result<(), ApplyError> {
         let Some(tenure) = self.tenures.get_mut(block) else { return Ok(()) };
-        self.ipam.apply_takeover(*block, &tenure.pool)?;
+        let mut ipam = self.ipam.clone();
+        ipam.apply_takeover(*block, &tenure.pool)?;
+        for lent in tenure.lent.values() {
+            ipam.apply_lend(lent.address, &lent.borrower.name)?;
+        }
+        self.ipam = ipam;
         tenure.phase = Phase::Owned;
         // What was borrowed from it is ours now.
         let melted: Vec<Nonce> =

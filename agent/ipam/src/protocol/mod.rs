@@ -34,6 +34,9 @@ mod fact;
 mod next;
 mod object;
 mod owner;
+mod range;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +52,7 @@ pub use next::Next;
 pub use object::{
     BlockObject, Loan, LoanRefusal, LoanState, NodeId, Nonce, ObjectRevision, Seen, Write, WriteOutcome,
 };
+pub use range::{MAX_RANGE_BLOCKS, RangeClaim, RangeError};
 pub use upkeep::{Attention, Surroundings, Upkeep};
 
 /// One node's part in the protocol. There is one for each agent, behind its ledger; it is rebuilt from the journal at

@@ -25,7 +25,10 @@ impl Keeper {
         now: BootTime,
     ) -> BlockDecision {
         let block = seen.object.cidr;
-        let Some(tenure) = self.tenures.get(&block) else { return handed_over(seen) };
+        // A handover may cross a claim or release of our own: the object says by which nonce it is ours now.
+        let Some(tenure) = self.tenures.get(&block).filter(|tenure| tenure.nonce == seen.object.nonce) else {
+            return self.handed_over(seen);
+        };
         match tenure.phase {
             Phase::Claiming => self.decide_claimed(seen, tenure, live),
             Phase::Releasing { base } if base == seen.revision => {
@@ -45,11 +48,12 @@ impl Keeper {
 
     fn decide_claimed(&self, seen: &Seen, tenure: &Tenure, live: &Live<'_>) -> BlockDecision {
         let block = seen.object.cidr;
-        let loans: Vec<Fact> = seen.object.loans.iter().filter_map(|loan| lent_fact(block, loan)).collect();
+        let taken_over = seen.object.loans.iter().any(|loan| matches!(loan.state, LoanState::Granted { .. }));
         let mut decision = BlockDecision::default();
-        if is_admitted(tenure, live) || !loans.is_empty() || mutant::on(Mutant::ClaimWithoutReread) {
+        if is_admitted(tenure, live) || taken_over || mutant::on(Mutant::ClaimWithoutReread) {
+            // The loans first: a journal that ends in between must not have the block without them.
+            decision.before.extend(self.lent_before(seen));
             decision.before.extend([Fact::Owned { block }, Fact::Confirmed { block }]);
-            decision.before.extend(loans);
             return decision;
         }
         if live.registry.is_none() {
@@ -124,6 +128,26 @@ impl Keeper {
         })
     }
 
+    /// A block that its owner handed over when we asked for an address.
+    fn handed_over(&self, seen: &Seen) -> BlockDecision {
+        let BlockObject { cidr: block, pool, pool_uid, nonce, .. } = seen.object.clone();
+        let mut before = vec![Fact::Claiming { block, pool, pool_uid, nonce }];
+        before.extend(self.lent_before(seen));
+        before.extend([Fact::Owned { block }, Fact::Confirmed { block }]);
+        BlockDecision { before, ..BlockDecision::default() }
+    }
+
+    /// Loans that were granted before the block was ours. What we borrowed of it ourselves is not lent: it melts
+    /// into the block, with whoever holds it, and is taken out of the object by the next look.
+    fn lent_before(&self, seen: &Seen) -> impl Iterator<Item = Fact> {
+        let others = seen
+            .object
+            .loans
+            .iter()
+            .filter(|loan| loan.borrower != self.me && !self.borrows.contains_key(&loan.nonce));
+        others.filter_map(|loan| lent_fact(seen.object.cidr, loan))
+    }
+
     /// Whether this block serves nothing new for good: its pool is gone, being deleted, disabled, or does not select
     /// this node any more.
     pub(super) fn is_draining(&self, view: &ClusterView<'_>, block: &Block) -> bool {
@@ -168,18 +192,6 @@ impl Keeper {
 /// How many free addresses of a pool make a node claim its next block ahead of need: a quarter of a block.
 pub(super) fn low_watermark(block: &Block) -> u128 {
     (block.cidr().size() / 4).max(1)
-}
-
-/// A block that its owner handed over when we asked for an address.
-fn handed_over(seen: &Seen) -> BlockDecision {
-    let BlockObject { cidr: block, pool, pool_uid, nonce, .. } = seen.object.clone();
-    let mut before = vec![
-        Fact::Claiming { block, pool, pool_uid, nonce },
-        Fact::Owned { block },
-        Fact::Confirmed { block },
-    ];
-    before.extend(seen.object.loans.iter().filter_map(|loan| lent_fact(block, loan)));
-    BlockDecision { before, ..BlockDecision::default() }
 }
 
 /// The fact behind a loan that was granted before the block was ours.

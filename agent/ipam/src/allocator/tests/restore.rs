@@ -142,6 +142,28 @@ fn u1_a_pools_counts_add_up_over_own_foreign_and_unclaimed_space() {
 }
 
 #[test]
+fn u1_an_address_that_is_ours_and_in_anothers_block_counts_once() {
+    let check = |own: &str, reserved: &[&str], expected: [u128; 5]| {
+        let mut world = World::new([pool("p", "10.0.0.0/28", 30)]).reserve(reserved);
+        world.foreign.insert(cidr("10.0.0.4/30"), "node-2".parse().unwrap());
+        world.claim(own, "p");
+        let view = world.view();
+        let seen = world.ipam.pool_usage(&view, world.pools.by_name(&name("p")).unwrap(), world.now);
+        let usage = seen.usage;
+        assert!(usage.adds_up() && usage.size == 16, "{own} {reserved:?}: {usage}");
+        let counted = [usage.used, usage.free, usage.cooling, usage.reserved, seen.elsewhere];
+        assert_eq!(counted, expected, "{own} {reserved:?}");
+    };
+    // Borrowed.
+    check("10.0.0.5/32", &[], [3, 13, 0, 0, 3]);
+    check("10.0.0.5/32", &["10.0.0.5/32", "10.0.0.8/32"], [3, 11, 0, 2, 3]);
+    check("10.0.0.5/32", &["10.0.0.6/32", "10.0.0.8/32"], [3, 12, 0, 1, 3]);
+    // Handed over a moment ago.
+    check("10.0.0.4/30", &[], [0, 16, 0, 0, 0]);
+    check("10.0.0.4/30", &["10.0.0.6/31", "10.0.0.8/32"], [0, 13, 0, 3, 0]);
+}
+
+#[test]
 fn u1_the_largest_pools_add_up_too() {
     for (range, len) in [("0.0.0.0/0", 20), ("::/1", 116), ("fd00::/8", 122)] {
         let mut world = World::new([pool("p", range, len)]).reserve(&["10.0.0.0/8", "fd00::/64", "::/3"]);

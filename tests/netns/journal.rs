@@ -144,8 +144,8 @@ fn something_else_in_the_journals_place_is_not_believed() {
 
 #[test]
 fn a_journal_of_a_later_version_is_not_believed() {
-    check_damage("version 2", "version 2", |path| {
-        rewrite(path, |text| with_header(&text, |header| header["version"] = 2.into()));
+    check_damage("version 3", "version 3", |path| {
+        rewrite(path, |text| with_header(&text, |header| header["version"] = 3.into()));
     });
 }
 

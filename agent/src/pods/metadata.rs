@@ -109,7 +109,8 @@ impl<S: Store> Pods<S> {
                     let read = self.node.read_namespace(&key, &known.uid, &namespace_key).await;
                     read.map_err(try_again)?;
                 }
-                (MetadataStep::RefuseNamespaceUnknown, _, _) => {
+                // Without its namespace no pod of it is known either; the cause is the better answer.
+                (MetadataStep::RefuseNamespaceUnknown, _, _) | (MetadataStep::RefusePodUnknown, None, _) => {
                     return Err(unknown("namespace", &pod.namespace));
                 }
                 (MetadataStep::RefuseOtherPod, _, _) => {

@@ -25,7 +25,9 @@ impl Keeper {
         now: BootTime,
     ) -> BlockDecision {
         let block = seen.object.cidr;
-        let Some(tenure) = self.tenures.get(&block) else { return handed_over(seen) };
+        // Known by a request of ours alone: handed over to us, whatever else we had meant to do about it meanwhile.
+        let known = self.tenures.get(&block).filter(|tenure| tenure.nonce == seen.object.nonce);
+        let Some(tenure) = known else { return handed_over(seen) };
         match tenure.phase {
             Phase::Claiming => self.decide_claimed(seen, tenure, live),
             Phase::Releasing { base } if base == seen.revision => {

@@ -1,6 +1,7 @@
 //! The configurations as stateright checks them, and what comes of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -24,6 +25,10 @@ impl Model for Cluster {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if Instant::now() > self.0.deadline {
+            self.0.cut_short.store(true, Ordering::Relaxed);
+            return;
+        }
         action::all(&self.0, state, actions);
     }
 
@@ -116,20 +121,21 @@ pub struct Report {
 pub struct Violation {
     /// The property.
     pub property: &'static str,
-    /// The steps.
+    /// How many steps there are.
+    pub steps: usize,
+    /// The steps, for people.
     pub trace: Vec<String>,
 }
 
 /// Checks a configuration, breadth first, until something does not hold, every state was seen, or `limit` is over.
 #[must_use]
 pub fn check(config: Config, threads: usize, limit: Duration) -> Report {
-    let net = Arc::new(Net::new(config));
+    let net = Arc::new(Net::new(config, limit));
     let started = Instant::now();
     let checker = Cluster(net.clone())
         .checker()
         .threads(threads)
         .finish_when(HasDiscoveries::Any)
-        .timeout(limit)
         .spawn_bfs()
         .join();
     let took = started.elapsed();
@@ -141,10 +147,11 @@ pub fn check(config: Config, threads: usize, limit: Duration) -> Report {
             trace.extend(action.map(|action| describe(&net, &state, &action)));
             last = Some(state);
         }
+        let steps = trace.len();
         if *property == "settles once faults stop" {
             trace.extend(last.iter().flat_map(|state| settle::explain(&net, state)));
         }
-        Some(Violation { property, trace })
+        Some(Violation { property, steps, trace })
     });
     let settle_steps = {
         let settled = net.settled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -155,7 +162,7 @@ pub fn check(config: Config, threads: usize, limit: Duration) -> Report {
         unique: checker.unique_state_count(),
         depth: checker.max_depth(),
         took,
-        exhausted: violation.is_none() && took < limit,
+        exhausted: violation.is_none() && !net.cut_short.load(Ordering::Relaxed),
         settle_steps,
         violation,
     }

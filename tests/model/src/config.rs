@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use ipam::protocol::NodeId;
 use ipam::{Candidate, ForeignBlocks, Graces, Pool, PoolSpec, PoolTable, Reservations, Settings};
@@ -113,6 +114,10 @@ pub struct Config {
     pub split_read: bool,
     /// Other things may happen between the landing of a write and its answer.
     pub split_answer: bool,
+    /// Other things may happen between the journalling of an address and the answer to its ADD.
+    pub split_add: bool,
+    /// A look at a block is one step, from reading to the answer; no write conflicts.
+    pub look_at_once: bool,
     /// Agents look at blocks without a reason, too.
     pub look_anywhere: bool,
     /// Whether a node that is gone for the grace is off or fenced.
@@ -145,6 +150,10 @@ pub struct Net {
     tables: RwLock<HashMap<Pools, Arc<PoolTable>>>,
     /// What is known of states that settle: the steps it takes from there.
     pub settled: Mutex<HashMap<u64, u16>>,
+    /// When the search is cut short.
+    pub deadline: Instant,
+    /// Whether it was.
+    pub cut_short: AtomicBool,
 }
 
 /// What an agent's decisions know.
@@ -168,7 +177,7 @@ impl Net {
     /// A name or range of the configuration does not read: a mistake of the model.
     #[must_use]
     #[expect(clippy::unwrap_used, reason = "constants of this program")]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, limit: Duration) -> Self {
         let settings = Settings {
             strict_affinity: config.strict,
             max_blocks_per_node: config.max_blocks,
@@ -199,6 +208,8 @@ impl Net {
             reservations: Reservations::default(),
             tables: RwLock::default(),
             settled: Mutex::default(),
+            deadline: Instant::now() + limit,
+            cut_short: AtomicBool::new(false),
             config,
         }
     }

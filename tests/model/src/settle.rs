@@ -72,7 +72,7 @@ pub fn explain(net: &Net, state: &State) -> Vec<String> {
     let mut current = Calm { state: calmed(net, state), turn: 0, quiet: 0 };
     let mut lines = Vec::new();
     for _ in 0..net.config.settle_steps {
-        let (action, _) = current.choose(net);
+        let (action, ..) = current.choose(net);
         lines.push(format!("  settling:{}", crate::checker::describe(net, &current.state, &action)));
         if !current.step(net) {
             lines.push(format!("  this breaks: {:?}", current.state.broken));
@@ -103,8 +103,8 @@ impl Calm {
         hasher.finish()
     }
 
-    /// The next action and the machine after it; a tick when nobody has a chore.
-    fn choose(&self, net: &Net) -> (Action, u8) {
+    /// The next action, what it leads to, and the machine after it; a tick when nobody has a chore.
+    fn choose(&self, net: &Net) -> (Action, Option<State>, u8) {
         let count = u8::try_from(self.state.machines.len()).unwrap_or(1);
         for offset in 0..count {
             let machine = (self.turn + offset) % count;
@@ -116,23 +116,25 @@ impl Calm {
                     (pod, Stage::Asked) => Action::Assign(who, pod),
                     _ => continue,
                 };
-                if step::next(net, &self.state, &action).is_some() {
-                    return (action, machine + 1);
+                let next = step::next(net, &self.state, &action);
+                if next.is_some() {
+                    return (action, next, machine + 1);
                 }
             }
             for action in chores(net, &self.state, who, agent) {
                 // A look that finds nothing to do is none.
-                if step::next(net, &self.state, &action).is_some() {
-                    return (action, machine + 1);
+                let next = step::next(net, &self.state, &action);
+                if next.is_some() {
+                    return (action, next, machine + 1);
                 }
             }
         }
-        (Action::Tick, 0)
+        (Action::Tick, None, 0)
     }
 
     /// Makes one step; `false` if it breaks something.
     fn step(&mut self, net: &Net) -> bool {
-        let (action, turn) = self.choose(net);
+        let (action, next, turn) = self.choose(net);
         if action == Action::Tick {
             // Whoever still waits has been refused.
             if let Some(pod) = self.state.pods.iter().position(|pod| pod.stage == Stage::Asked) {
@@ -152,9 +154,7 @@ impl Calm {
             self.state.ended.clear();
             self.quiet += 1;
         } else {
-            if let Some(next) = step::next(net, &self.state, &action) {
-                self.state = next;
-            }
+            self.state = next.unwrap_or_else(|| self.state.clone());
             self.quiet = 0;
         }
         step::refresh(net, &mut self.state);

@@ -23,7 +23,8 @@ pub(super) fn read(net: &Net, state: &mut State, who: Who, block: Cidr) {
     let around = Surroundings { objects: &copies.objects, nodes: Some(&nodes) };
     let now = now_of(state, who.machine);
     let attention = agent.keeper.attention(&around, &block, &net.cluster(&view), now);
-    let at_once = !attention.registry && attention.check_gone.is_empty() && !net.config.split_read;
+    let nothing_else = !attention.registry && attention.check_gone.is_empty();
+    let at_once = net.config.look_at_once || nothing_else && !net.config.split_read;
     let look = Look::Read {
         block,
         seen: state.objects.get(&block).cloned(),
@@ -35,6 +36,9 @@ pub(super) fn read(net: &Net, state: &mut State, who: Who, block: Cidr) {
     }
     if at_once {
         decide(net, state, who, None);
+    }
+    if net.config.look_at_once && state.left.lost == 0 {
+        write(net, state, who);
     }
 }
 

@@ -92,7 +92,7 @@ pub fn next(net: &Net, before: &State, action: &Action) -> Option<State> {
             s.make(&write);
         }
         Action::ClaimAhead(who, pool) => look::claim_ahead(net, s, who, pool),
-        Action::Add(pod) => pods::add(s, pod),
+        Action::Add(pod) => pods::add(net, s, pod),
         Action::Assign(who, pod) => pods::assign(net, s, who, pod),
         Action::Commit(_, pod) => pods::commit(net, s, pod),
         Action::GiveUp(pod) => pods::give_up(net, s, pod),

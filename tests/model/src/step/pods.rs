@@ -26,12 +26,15 @@ pub(super) fn metadata_step(state: &State, pod: u8) -> MetadataStep {
     next_metadata_step(&known, POD_UID)
 }
 
-pub(super) fn add(state: &mut State, pod: u8) {
+/// An ADD arrives and goes through its first round at once: nothing that could happen in between matters to it.
+pub(super) fn add(net: &Net, state: &mut State, pod: u8) {
     let teams = 1 << state.team;
-    let pod = &mut state.pods[usize::from(pod)];
-    pod.stage = Stage::Asked;
+    let asked = &mut state.pods[usize::from(pod)];
+    asked.stage = Stage::Asked;
     // It appeared now, or at an earlier try.
-    pod.teams |= teams;
+    asked.teams |= teams;
+    let who = Who { machine: net.config.pods[usize::from(pod)], agent: 0 };
+    assign(net, state, who, pod);
 }
 
 /// One round of an ADD: addresses, or a step of the protocol that must come first.
@@ -74,9 +77,17 @@ pub(super) fn assign(net: &Net, state: &mut State, who: Who, pod: u8) {
             // Whoever has got its address waits for no loan any more.
             nobody_waits(net, state, who, pod);
             observe(net, state, who);
+            if !net.config.split_add {
+                commit(net, state, pod);
+            }
         }
         Ok(Next::Start { facts, .. }) => drop(record(net, state, who, &facts, None)),
-        Ok(Next::Held(_) | Next::Wait { .. }) | Err(_) => {}
+        Ok(Next::Held(_) | Next::Wait { .. }) => {}
+        // The ADD fails, and nothing of it is left; the runtime may ask again.
+        Err(_) => {
+            state.pods[usize::from(pod)].stage = Stage::Unborn;
+            nobody_waits(net, state, who, pod);
+        }
     }
 }
 

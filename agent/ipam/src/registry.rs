@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{BlockSize, Cidr, PoolName, TagId};
 
 /// A pool that asks to be admitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     /// Its name.
     pub name: PoolName,
@@ -22,7 +22,7 @@ pub struct Candidate {
 }
 
 /// A pool that was admitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryEntry {
     /// Its name.
     pub name: PoolName,
@@ -43,7 +43,7 @@ pub struct RegistryEntry {
 /// A tag id of a pool that is gone may still be carried by packets, firewall rules and counters somewhere. So
 /// it is retired, and allotted again only when every other id is taken or retired: then the one that was
 /// retired longest ago.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Registry {
     entries: BTreeMap<PoolName, RegistryEntry>,
     /// Longest retired first.

@@ -23,7 +23,7 @@ pub struct Live<'a> {
 }
 
 /// What is to be done about a block.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockDecision {
     /// Facts to journal and apply before the write.
     pub before: Vec<Fact>,

@@ -249,9 +249,10 @@ impl Keeper {
             phase: Phase::Claiming,
             lent: std::collections::BTreeMap::new(),
         };
-        // Another nonce for a block we have: adopted anew, with what is lent of it.
+        // Another nonce for a block we have: ours anew, with what is lent of it.
         let tenure = self.tenures.entry(block).or_insert_with(fresh);
         tenure.nonce = nonce;
+        pool_uid.clone_into(&mut tenure.pool_uid);
     }
 
     fn apply_owned(&mut self, block: &Cidr) -> Result<(), ApplyError> {

@@ -8,9 +8,12 @@
 //! | property | integration tests called `properties` or `fuzz` |
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
 //! | netns | every other integration test of `poolward-tests`, and those called `netns` |
+//! | model | every configuration of the allocation protocol, state by state: `poolward-protocol-check model` |
+//! | mutants | every seeded bug of it is caught: `poolward-protocol-check mutants` |
 //!
 //! A tier that was asked for and cannot run fails; so does one in which no test ran, or in which tests were ignored.
 
+mod checker;
 mod discover;
 mod outcome;
 
@@ -41,11 +44,16 @@ pub(crate) enum Tier {
     Bpf,
     /// The real agent and plugin in network namespaces
     Netns,
+    /// The allocation protocol, model-checked
+    Model,
+    /// Seeded bugs of the allocation protocol, each to be caught
+    Mutants,
 }
 
 impl Tier {
     /// All of them, cheapest first.
-    const ALL: [Self; 4] = [Self::Unit, Self::Property, Self::Bpf, Self::Netns];
+    const ALL: [Self; 6] =
+        [Self::Unit, Self::Property, Self::Model, Self::Mutants, Self::Bpf, Self::Netns];
 
     fn name(self) -> &'static str {
         match self {
@@ -53,13 +61,15 @@ impl Tier {
             Self::Property => "property",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
+            Self::Model => "model",
+            Self::Mutants => "mutants",
         }
     }
 
     /// Tests of one program at a time: those of the kernel tiers measure and share a machine.
     fn threads_count(self) -> Option<u32> {
         match self {
-            Self::Unit | Self::Property => None,
+            Self::Unit | Self::Property | Self::Model | Self::Mutants => None,
             Self::Bpf => Some(2),
             Self::Netns => Some(1),
         }
@@ -136,6 +146,9 @@ fn run_tier(
         build::release(workspace, toolbox)?;
     }
     progress(&format!("{}: building", bold(tier.name())));
+    if matches!(tier, Tier::Model | Tier::Mutants) {
+        return checker::run(workspace, toolbox, filter, result);
+    }
     let programs = discover::build(workspace, toolbox, tier)?;
     for (done, program) in programs.iter().enumerate() {
         progress(&format!("{}: {}/{} {}", bold(tier.name()), done + 1, programs.len(), program.name));

@@ -13,6 +13,8 @@
 //!
 //! | tier | what |
 //! |---|---|
+//! | model | `poolward-protocol-check model`: the allocation protocol state by state, one case a configuration |
+//! | mutants | `poolward-protocol-check mutants`: every seeded bug of it is caught, one case a bug |
 //! | sim | `poolward-sim`: whole agents under simulated time, one case a seed |
 //!
 //! A tier that was asked for and cannot run fails; so does one in which no test ran, or in which tests were ignored.
@@ -51,11 +53,16 @@ pub(crate) enum Tier {
     Bpf,
     /// The real agent and plugin in network namespaces
     Netns,
+    /// The allocation protocol, model-checked
+    Model,
+    /// Seeded bugs of the allocation protocol, each to be caught
+    Mutants,
 }
 
 impl Tier {
     /// All of them, cheapest first.
-    const ALL: [Self; 5] = [Self::Unit, Self::Property, Self::Sim, Self::Bpf, Self::Netns];
+    const ALL: [Self; 7] =
+        [Self::Unit, Self::Property, Self::Model, Self::Mutants, Self::Sim, Self::Bpf, Self::Netns];
 
     fn name(self) -> &'static str {
         match self {
@@ -64,13 +71,15 @@ impl Tier {
             Self::Sim => "sim",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
+            Self::Model => "model",
+            Self::Mutants => "mutants",
         }
     }
 
     /// Tests of one program at a time: those of the kernel tiers measure and share a machine.
     fn threads_count(self) -> Option<u32> {
         match self {
-            Self::Unit | Self::Property | Self::Sim => None,
+            Self::Unit | Self::Property | Self::Model | Self::Mutants | Self::Sim => None,
             Self::Bpf => Some(2),
             Self::Netns => Some(1),
         }
@@ -144,7 +153,7 @@ fn run_tier(
 ) -> Result<()> {
     let tier = result.tier;
     if let Some(program) = program::of_tier(tier) {
-        return program::run(workspace, toolbox, &program, result);
+        return program::run(workspace, toolbox, &program, filter, result);
     }
     if tier == Tier::Netns {
         build::release(workspace, toolbox)?;

@@ -25,7 +25,8 @@ impl Model for Cluster {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if Instant::now() > self.0.deadline {
+        // After the search, traces are made by the same steps.
+        if !self.0.searched.load(Ordering::Relaxed) && Instant::now() > self.0.deadline {
             self.0.cut_short.store(true, Ordering::Relaxed);
             return;
         }
@@ -135,6 +136,7 @@ pub fn check(config: Config, threads: usize, limit: Duration) -> Report {
     let checker =
         Cluster(net.clone()).checker().threads(threads).finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let took = started.elapsed();
+    net.searched.store(true, Ordering::Relaxed);
     let violation = truth::CHECKS.iter().find_map(|(property, _)| {
         let path = checker.discovery(property)?;
         let mut trace = Vec::new();

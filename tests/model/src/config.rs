@@ -124,7 +124,7 @@ pub struct Config {
     pub gone_is_off: bool,
     /// Whether metadata of pods is modelled.
     pub metadata: bool,
-    /// In how many steps everything must be settled once the faults stop.
+    /// In how many steps everything must be settled once the faults stop; 0: not looked at.
     pub settle_steps: u16,
 }
 
@@ -154,6 +154,8 @@ pub struct Net {
     pub deadline: Instant,
     /// Whether it was.
     pub cut_short: AtomicBool,
+    /// Whether the search is over.
+    pub searched: AtomicBool,
 }
 
 /// What an agent's decisions know.
@@ -210,6 +212,7 @@ impl Net {
             settled: Mutex::default(),
             deadline: Instant::now() + limit,
             cut_short: AtomicBool::new(false),
+            searched: AtomicBool::new(false),
             config,
         }
     }

@@ -49,35 +49,54 @@ fn main() -> ExitCode {
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// How many passed, and how many did not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+impl Count {
+    fn add(&mut self, well: bool) {
+        *(if well { &mut self.passed } else { &mut self.failed }) += 1;
+    }
+
+    /// The last line, which says how many, and whether all is well.
+    fn conclude(self) -> bool {
+        let Self { passed, failed } = self;
+        let ok = failed == 0 && passed > 0;
+        println!("\n{passed} passed, {failed} failed");
+        ok
+    }
+}
+
 /// Runs work on both cores, and shows each result as it comes.
-fn side_by_side<T: Sync>(work: &[T], run: impl Fn(&T) -> (String, bool) + Sync) -> bool {
-    let (next, ok) = (AtomicUsize::new(0), Mutex::new(true));
+fn side_by_side<T: Sync>(work: &[T], run: impl Fn(&T) -> (String, bool) + Sync) -> Count {
+    let (next, count) = (AtomicUsize::new(0), Mutex::new(Count::default()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(item) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let (lines, well) = run(item);
-                    let mut ok = ok.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut count = count.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     println!("{lines}");
-                    *ok &= well;
+                    count.add(well);
                 }
             });
         }
     });
-    ok.into_inner().unwrap_or(false)
+    count.into_inner().unwrap_or_default()
 }
 
 fn model(names: &[String], limit: Duration, verbose: bool) -> bool {
     let started = Instant::now();
     let asked = |config: &Config| names.is_empty() || names.iter().any(|name| name == config.name);
-    let mut work: Vec<(Config, bool)> = configs::all().into_iter().map(|config| (config, true)).collect();
+    let mut work: Vec<(Config, bool)> =
+        configs::all().into_iter().map(|config| (config, true)).collect();
     work.push((configs::unfenced(), false));
     work.retain(|(config, _)| asked(config));
-    println!(
-        "{:<10} {:>9} {:>9} {:>5} {:>6} {:>6} {:>7}  result",
-        "name", "states", "unique", "depth", "props", "settle", "time"
-    );
-    let ok = side_by_side(&work, |(config, holds)| {
+    println!("{:<10} {:>9} {:>9} {:>5} {:>6} {:>6} {:>7}  result", "name", "states", "unique", "depth", "props", "settle", "time");
+    let count = side_by_side(&work, |(config, holds)| {
         let report = checker::check(config.clone(), 1, limit);
         let found = report.violation.as_ref();
         let (result, well) = match (found, holds) {
@@ -97,7 +116,7 @@ fn model(names: &[String], limit: Duration, verbose: bool) -> bool {
         (lines, well)
     });
     println!("{} configurations, {:.0} s", work.len(), started.elapsed().as_secs_f64());
-    ok && !work.is_empty()
+    count.conclude()
 }
 
 fn line_of(config: &Config, report: &Report, result: &str) -> String {
@@ -118,8 +137,7 @@ fn trace_of(found: &Violation, wanted: bool) -> String {
 }
 
 fn mutants(names: &[String], limit: Duration, verbose: bool) -> bool {
-    let mut ok = true;
-    let mut caught = 0;
+    let mut count = Count::default();
     let asked = |mutant: &&Mutant| {
         names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(&format!("{mutant:?}")))
     };
@@ -127,10 +145,15 @@ fn mutants(names: &[String], limit: Duration, verbose: bool) -> bool {
     let mut used: Vec<Config> = Vec::new();
     for mutant in &wanted {
         let mut found = None;
-        for config in configs::for_mutant(*mutant) {
+        let likely = configs::for_mutant(*mutant);
+        for config in &likely {
             if !used.iter().any(|other| other.name == config.name) {
                 used.push(config.clone());
             }
+        }
+        // Whatever is wrong at once says more than that it does not settle, so that is looked at last.
+        let at_once = likely.iter().map(|config| Config { settle_steps: 0, ..config.clone() });
+        for config in at_once.chain(likely.clone()) {
             mutant::activate(Some(*mutant));
             let report = checker::check(config.clone(), 2, limit);
             mutant::activate(None);
@@ -139,9 +162,9 @@ fn mutants(names: &[String], limit: Duration, verbose: bool) -> bool {
                 break;
             }
         }
+        count.add(found.is_some());
         match found {
             Some((config, violation, took)) => {
-                caught += 1;
                 let (name, steps) = (format!("{mutant:?}"), violation.steps);
                 println!(
                     "{name:<20} caught by \"{}\" in {steps} steps, configuration {config}, {:.1} s{}",
@@ -150,18 +173,17 @@ fn mutants(names: &[String], limit: Duration, verbose: bool) -> bool {
                     trace_of(&violation, verbose)
                 );
             }
-            None => {
-                println!("{:<20} SURVIVED", format!("{mutant:?}"));
-                ok = false;
-            }
+            None => println!("{:<20} SURVIVED", format!("{mutant:?}")),
         }
     }
-    println!("{caught} of {} mutants caught", wanted.len());
+    println!("{} of {} mutants caught", count.passed, wanted.len());
     let unmutated = side_by_side(&used, |config| {
         let report = checker::check(config.clone(), 1, limit);
         let well = report.violation.is_none() && report.exhausted;
         let result = if well { "unmutated, exhausted: yes" } else { "unmutated, and does NOT hold" };
         (line_of(config, &report, result), well)
     });
-    ok && unmutated && !wanted.is_empty()
+    count.passed += unmutated.passed;
+    count.failed += unmutated.failed;
+    count.conclude()
 }

@@ -31,7 +31,7 @@ const LAST_TICK: u8 = 200;
 
 /// The property.
 pub fn settles(net: &Net, state: &State) -> bool {
-    state.broken.is_some() || steps_to_rest(net, state).is_some_and(|steps| steps <= net.config.settle_steps)
+    state.broken.is_some() || net.config.settle_steps == 0 || steps_to_rest(net, state).is_some_and(|steps| steps <= net.config.settle_steps)
 }
 
 /// How many steps it takes; `None` if it does not come to rest, or not in order.
@@ -173,6 +173,8 @@ fn calmed(net: &Net, state: &State) -> State {
     for machine in 0..u8::try_from(calm.machines.len()).unwrap_or(0) {
         let number = usize::from(machine);
         if !calm.machines[number].on {
+            // Somebody deletes what is left of it in the end.
+            calm.nodes[number] = None;
             continue;
         }
         if calm.nodes[number].is_none() {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::Tier;
+use super::program::CHECKER;
 use crate::setup::Toolbox;
 use crate::workspace::Workspace;
 use crate::{build, logged};
@@ -58,7 +59,7 @@ struct Message {
 /// Which tier a target of a package belongs to; `None` for what is no test.
 fn tier_of(package: &str, target: &Target) -> Option<Tier> {
     let is = |kind: &str| target.kind.iter().any(|k| k == kind);
-    if package == NOT_TESTED || !target.test {
+    if [NOT_TESTED, CHECKER].contains(&package) || !target.test {
         return None;
     }
     if is("lib") || is("bin") {
@@ -99,6 +100,8 @@ pub(super) fn build(workspace: &Workspace, toolbox: &Toolbox, tier: Tier) -> Res
         "--workspace",
         "--exclude",
         NOT_TESTED,
+        "--exclude",
+        CHECKER,
     ]);
     cargo.env("PATH", toolbox.path()?);
     if tier == Tier::Unit {
@@ -181,6 +184,7 @@ mod tests {
         check("poolward-tests", "dataplane", "test", Some(Tier::Netns));
         check("poolward-harness", "netns", "test", Some(Tier::Netns));
         check("poolward-ebpf", "poolward-ebpf", "bin", None);
+        check("poolward-protocol-check", "poolward-protocol-check", "bin", None);
         check("poolward-bpf", "from_pod_cost", "example", None);
         check("poolward-bpf", "build-script-build", "custom-build", None);
     }

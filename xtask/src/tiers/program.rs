@@ -19,12 +19,20 @@ pub(super) struct Program {
     package: &'static str,
     /// What it is told when all of its cases are to run.
     args: &'static [&'static str],
+    /// Whether it takes names of single cases, and what it says is worth reading when all is well.
+    is_told: bool,
 }
+
+/// Checks the allocation protocol state by state. It seeds bugs into what it depends on, so it is built by itself: no
+/// other test shall be built with the seeds.
+pub(super) const CHECKER: &str = "poolward-protocol-check";
 
 /// The program of a tier; `None` for tiers made of test programs.
 pub(super) fn of_tier(tier: Tier) -> Option<Program> {
     match tier {
-        Tier::Sim => Some(Program { package: "poolward-sim", args: &["--seeds", "1000"] }),
+        Tier::Model => Some(Program { package: CHECKER, args: &["model"], is_told: true }),
+        Tier::Mutants => Some(Program { package: CHECKER, args: &["mutants"], is_told: true }),
+        Tier::Sim => Some(Program { package: "poolward-sim", args: &["--seeds", "1000"], is_told: false }),
         Tier::Unit | Tier::Property | Tier::Bpf | Tier::Netns => None,
     }
 }
@@ -37,13 +45,14 @@ pub(super) fn run(
     workspace: &Workspace,
     toolbox: &Toolbox,
     program: &Program,
+    filter: Option<&str>,
     result: &mut TierResult,
 ) -> Result<()> {
     let name = result.tier.name();
     progress(&format!("{}: building", bold(name)));
     let mut command = built(workspace, toolbox, program)?;
     progress(&format!("{}: {} {}", bold(name), program.package, program.args.join(" ")));
-    command.args(program.args);
+    command.args(program.args).args(filter.filter(|_| program.is_told));
     let log = workspace.log(&format!("test-{name}"));
     let status = logged::finish(command, &log, PROGRAM_LIMIT);
     let text = std::fs::read(&log).with_context(|| format!("read {}", log.display()))?;
@@ -53,6 +62,8 @@ pub(super) fn run(
     if !ended_well || result.outcome.failed > 0 {
         progress_end(&format!("{} {}", red("FAILED"), program.package));
         println!("{text}");
+    } else if program.is_told {
+        progress_end(text.trim_end());
     }
     if !result.outcome.complete || (!ended_well && result.outcome.failed == 0) {
         let ended = status.map_or_else(|error| format!("{error:#}"), |status| status.to_string());

@@ -51,6 +51,9 @@ impl NodeIpam {
         if let Some(holder) = self.holder_of(address)
             && holder != handle
         {
+            if mutant::on(Mutant::FreeWithoutHolder) {
+                return self.decide_free_address(&holder.clone(), address);
+            }
             return Err(FreeError::OtherHolder { address, handle: handle.clone(), holder: holder.clone() });
         }
         Ok(self.held_by(handle).into_iter().filter(|held| held.address == address).collect())
@@ -84,15 +87,12 @@ impl NodeIpam {
         pools: &PoolTable,
         now: BootTime,
     ) -> Result<Freed, FreeError> {
-        if mutant::on(Mutant::FreeWithoutHolder)
-            && let Some(holder) = self.holder_of(address).cloned()
-        {
-            let freed = self.decide_free_address(&holder, address)?;
-            self.give_back(&holder, &freed, pools, now);
-            return Ok(freed);
-        }
         let freed = self.decide_free_address(handle, address)?;
-        self.give_back(handle, &freed, pools, now);
+        let holder = match self.holder_of(address).filter(|_| mutant::on(Mutant::FreeWithoutHolder)) {
+            Some(holder) => holder.clone(),
+            None => handle.clone(),
+        };
+        self.give_back(&holder, &freed, pools, now);
         Ok(freed)
     }
 

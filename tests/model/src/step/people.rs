@@ -9,7 +9,7 @@ use model::TagId;
 use super::Who;
 use crate::action::Action;
 use crate::config::{MAX_TAG_ID, Net};
-use crate::state::{Stage, State};
+use crate::state::{Pod, Stage, State};
 
 /// A person changes something.
 pub(super) fn change(state: &mut State, action: &Action) {
@@ -33,7 +33,8 @@ pub(super) fn change(state: &mut State, action: &Action) {
         Action::Relabel => {
             left.relabels -= 1;
             state.team = 1 - state.team;
-            for pod in state.pods.iter_mut().filter(|pod| pod.stage == Stage::Asked) {
+            let there = |pod: &&mut Pod| pod.teams != 0 && matches!(pod.stage, Stage::Unborn | Stage::Asked);
+            for pod in state.pods.iter_mut().filter(there) {
                 pod.teams |= 1 << state.team;
             }
         }

@@ -113,7 +113,8 @@ fn check_truth(net: &Net, state: &mut State, who: Who, pod: u8, assignment: &Ass
     let team = def.and_then(|index| net.config.pools[index].team);
     let selected = team.is_none_or(|team| state.pods[usize::from(pod)].teams & (1 << team) != 0);
     let cooled = state.ended.get(&address).is_none_or(|(at, _)| *at < state.tick);
-    let broken = if !theirs {
+    // Without the assumption about gone nodes, what is looked for is what comes of that.
+    let broken = if !theirs && net.config.gone_is_off {
         Broken::NotTheirs
     } else if !admitted {
         Broken::NotAdmitted

@@ -29,4 +29,5 @@ mod repair;
 mod second_agent;
 mod spoofing;
 mod stop;
+mod upkeep;
 mod walkthrough;

@@ -119,6 +119,11 @@ impl Keeper {
             || self.borrows.get(&nonce).is_some_and(|borrow| borrow.block == *cidr)
     }
 
+    /// Whether a loan is this node's, under whatever UID it was asked for in this boot.
+    pub(super) fn is_own_loan(&self, loan: &Loan) -> bool {
+        loan.borrower == self.me || self.borrows.contains_key(&loan.nonce)
+    }
+
     /// Never, but for two mutants: a block of another life of this node is not ours.
     fn inherits(&self, object: &BlockObject) -> bool {
         object.owner.name == self.me.name
@@ -222,14 +227,16 @@ impl Keeper {
         decision
     }
 
-    /// The owner is gone: the block is deleted, or taken over with the loans that are still somebody's.
+    /// The owner is gone: the block is deleted, or taken over with the loans that are still somebody's. Our own loans of
+    /// it melt into it, so they are not among those.
     fn decide_reclaim(&self, seen: &Seen, live: &Live<'_>, fresh: Nonce) -> BlockDecision {
         let BlockObject { cidr: block, pool, pool_uid, loans, .. } = seen.object.clone();
         let lives_on = |loan: &Loan| {
             matches!(loan.state, LoanState::Granted { .. }) && !live.gone.contains(&loan.borrower)
         };
-        let kept: Vec<Loan> = loans.into_iter().filter(lives_on).collect();
-        if kept.is_empty() {
+        let (own, kept): (Vec<Loan>, Vec<Loan>) =
+            loans.into_iter().filter(lives_on).partition(|loan| self.is_own_loan(loan));
+        if own.is_empty() && kept.is_empty() {
             return BlockDecision::default()
                 .and_write(Write::Delete { cidr: block, expected: seen.revision });
         }

@@ -27,7 +27,7 @@ impl Keeper {
         let block = seen.object.cidr;
         // Known by a request of ours alone: handed over to us, whatever else we had meant to do about it meanwhile.
         let known = self.tenures.get(&block).filter(|tenure| tenure.nonce == seen.object.nonce);
-        let Some(tenure) = known else { return handed_over(seen) };
+        let Some(tenure) = known else { return self.handed_over(seen) };
         match tenure.phase {
             Phase::Claiming => self.decide_claimed(seen, tenure, live),
             Phase::Releasing { base } if base == seen.revision => {
@@ -47,7 +47,7 @@ impl Keeper {
 
     fn decide_claimed(&self, seen: &Seen, tenure: &Tenure, live: &Live<'_>) -> BlockDecision {
         let block = seen.object.cidr;
-        let loans: Vec<Fact> = seen.object.loans.iter().filter_map(|loan| lent_fact(block, loan)).collect();
+        let loans: Vec<Fact> = self.lent_facts(seen);
         let mut decision = BlockDecision::default();
         if is_admitted(tenure, live) || !loans.is_empty() || mutant::on(Mutant::ClaimWithoutReread) {
             decision.before.extend([Fact::Owned { block }, Fact::Confirmed { block }]);
@@ -98,6 +98,24 @@ impl Keeper {
             return decision.and_write(Write::Delete { cidr, expected: seen.revision });
         }
         decision
+    }
+
+    /// A block that its owner handed over when we asked for an address.
+    fn handed_over(&self, seen: &Seen) -> BlockDecision {
+        let BlockObject { cidr: block, pool, pool_uid, nonce, .. } = seen.object.clone();
+        let mut before = vec![
+            Fact::Claiming { block, pool, pool_uid, nonce },
+            Fact::Owned { block },
+            Fact::Confirmed { block },
+        ];
+        before.extend(self.lent_facts(seen));
+        BlockDecision { before, ..BlockDecision::default() }
+    }
+
+    /// What is lent to others of a block that becomes ours.
+    fn lent_facts(&self, seen: &Seen) -> Vec<Fact> {
+        let others = seen.object.loans.iter().filter(|loan| !self.is_own_loan(loan));
+        others.filter_map(|loan| lent_fact(seen.object.cidr, loan)).collect()
     }
 
     /// The write that ends our ownership of an empty block: to whoever welcomes it whole, or its deletion.
@@ -172,18 +190,6 @@ pub(super) fn low_watermark(block: &Block) -> u128 {
     (block.cidr().size() / 4).max(1)
 }
 
-/// A block that its owner handed over when we asked for an address.
-fn handed_over(seen: &Seen) -> BlockDecision {
-    let BlockObject { cidr: block, pool, pool_uid, nonce, .. } = seen.object.clone();
-    let mut before = vec![
-        Fact::Claiming { block, pool, pool_uid, nonce },
-        Fact::Owned { block },
-        Fact::Confirmed { block },
-    ];
-    before.extend(seen.object.loans.iter().filter_map(|loan| lent_fact(block, loan)));
-    BlockDecision { before, ..BlockDecision::default() }
-}
-
 /// The fact behind a loan that was granted before the block was ours.
 fn lent_fact(block: Cidr, loan: &Loan) -> Option<Fact> {
     let LoanState::Granted { address } = loan.state else { return None };
@@ -217,7 +223,7 @@ impl Loans<'_> {
 
     /// Loans of borrowers that are gone, and of our own from before the block was ours.
     fn drop_over(&mut self, tenure: &Tenure, live: &Live<'_>, keeper: &Keeper) {
-        let over = |loan: &Loan| live.gone.contains(&loan.borrower) || loan.borrower == keeper.me;
+        let over = |loan: &Loan| live.gone.contains(&loan.borrower) || keeper.is_own_loan(loan);
         let ended: Vec<_> =
             self.object.loans.iter().filter(|loan| over(loan)).map(|loan| loan.nonce).collect();
         self.object.loans.retain(|loan| !over(loan));

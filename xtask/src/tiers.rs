@@ -52,8 +52,7 @@ pub(crate) enum Tier {
 
 impl Tier {
     /// All of them, cheapest first.
-    const ALL: [Self; 6] =
-        [Self::Unit, Self::Property, Self::Model, Self::Mutants, Self::Bpf, Self::Netns];
+    const ALL: [Self; 6] = [Self::Unit, Self::Property, Self::Model, Self::Mutants, Self::Bpf, Self::Netns];
 
     fn name(self) -> &'static str {
         match self {

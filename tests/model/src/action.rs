@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipam::mutant::{self, Mutant};
-use ipam::protocol::{NodeId, Next, Surroundings};
+use ipam::protocol::{Next, NodeId, Surroundings};
 use model::Cidr;
 
 use crate::config::{Copying, Net};
@@ -128,12 +128,11 @@ pub fn chores(net: &Net, state: &State, who: Who, agent: &Agent) -> Vec<Action> 
             let (nodes, now) = (node_ids(net, &copies.nodes), now_of(state, who.machine));
             let around = Surroundings { objects: &copies.objects, nodes: Some(&nodes) };
             let upkeep = agent.keeper.decide_upkeep(&cluster, &around, now);
-            let mut blocks: BTreeSet<Cidr> =
-                upkeep.attend.iter().map(|attention| attention.block).collect();
+            let mut blocks: BTreeSet<Cidr> = upkeep.attend.iter().map(|attention| attention.block).collect();
             for (pod, _) in waiting(net, state, who.machine) {
                 if let Some(request) = request_of(net, state, agent, pod)
                     && let Ok(Next::Wait { block }) =
-                        agent.keeper.decide_next(&cluster, &request, now, state.fresh_nonce())
+                        agent.keeper.decide_next(&cluster, &request, now, state.fresh_nonce(who.machine))
                 {
                     blocks.insert(block);
                 }
@@ -246,7 +245,8 @@ fn of_agent(net: &Net, state: &State, who: Who, actions: &mut Vec<Action>) {
     match &agent.look {
         Some(Look::Read { .. }) if left.crashes > 0 => {
             // How many facts there are is found out by deciding.
-            let facts = crate::step::look::decide_only(net, state, who).map_or(0, |decision| prefixes(&decision.before));
+            let facts = crate::step::look::decide_only(net, state, who)
+                .map_or(0, |decision| prefixes(&decision.before));
             actions.extend((1..facts).map(|after| Action::Decide(who, Some(after))));
         }
         Some(Look::Decided(_)) => {

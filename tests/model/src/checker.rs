@@ -133,12 +133,8 @@ pub struct Violation {
 pub fn check(config: Config, threads: usize, limit: Duration) -> Report {
     let net = Arc::new(Net::new(config, limit));
     let started = Instant::now();
-    let checker = Cluster(net.clone())
-        .checker()
-        .threads(threads)
-        .finish_when(HasDiscoveries::Any)
-        .spawn_bfs()
-        .join();
+    let checker =
+        Cluster(net.clone()).checker().threads(threads).finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let took = started.elapsed();
     net.searched.store(true, Ordering::Relaxed);
     let violation = truth::CHECKS.iter().find_map(|(property, _)| {

@@ -1,8 +1,8 @@
 //! What a configuration consists of, and how it is made ready for checking.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ipam::protocol::NodeId;
@@ -240,12 +240,7 @@ impl Net {
     #[must_use]
     pub fn candidate(&self, pool: usize, uid: u8) -> Option<Candidate> {
         let spec = self.spec(pool)?;
-        Some(Candidate {
-            name: spec.name,
-            uid: pool_uid(uid),
-            cidr: spec.cidr,
-            block_size: spec.block_size,
-        })
+        Some(Candidate { name: spec.name, uid: pool_uid(uid), cidr: spec.cidr, block_size: spec.block_size })
     }
 
     fn spec(&self, pool: usize) -> Option<PoolSpec> {
@@ -283,10 +278,7 @@ impl Net {
             },
         );
         let table = Arc::new(PoolTable::new(built));
-        self.tables
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(pools.clone(), table.clone());
+        self.tables.write().unwrap_or_else(PoisonError::into_inner).insert(pools.clone(), table.clone());
         table
     }
 

@@ -57,7 +57,7 @@ impl Keeper {
         if live.registry.is_none() {
             return decision;
         }
-        decision.before.extend([Fact::Owned { block }, Fact::Releasing { block, base: seen.revision }]);
+        // It stays a claim, which serves nothing: a pool that was not admitted once never will be under this UID.
         decision.after.push(Fact::Dropped { block });
         decision.and_write(Write::Delete { cidr: block, expected: seen.revision })
     }
@@ -147,8 +147,10 @@ impl Keeper {
     /// Whether this block serves nothing new for good: its pool is gone, being deleted, disabled, or does not select
     /// this node any more.
     pub(super) fn is_draining(&self, view: &ClusterView<'_>, block: &Block) -> bool {
+        let tenure = self.tenures.get(&block.cidr());
         view.pools.by_name(block.pool()).is_none_or(|pool| {
             pool.terminating
+                || tenure.is_some_and(|tenure| tenure.pool_uid != pool.uid)
                 || pool.disabled
                 || !pool.node_selector.matches(view.node_labels)
                 || !pool.cidr.covers(&block.cidr())

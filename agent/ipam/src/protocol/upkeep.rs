@@ -12,6 +12,7 @@ use super::object::{BlockObject, LoanState, NodeId, Seen};
 use super::owner::low_watermark;
 use super::{BorrowPhase, Fact, Keeper, Nonce, Phase};
 use crate::allocator::{BlockClaim, ClusterView, is_borrowed};
+use crate::block::Block;
 use crate::mutant::{self, Mutant};
 use crate::pool::Pool;
 
@@ -55,7 +56,7 @@ impl Keeper {
             .filter(|block| {
                 block.is_idle(now) || mutant::on(Mutant::ReleaseWithLoan) && block.used_count() == 0
             })
-            .map(|block| block.cidr())
+            .map(Block::cidr)
             .collect();
         note_since(&mut self.volatile.idle_since, idle, now);
         if let Some(nodes) = around.nodes {

@@ -212,13 +212,7 @@ pub(crate) fn observe(net: &Net, state: &mut State, who: Who) {
 /// Journals facts and makes them part of what an agent knows: durable ones go to the journal before anything else sees
 /// them. With `crash`, the agent dies after so many durable facts were written, and the rest is lost; says whether it
 /// lives.
-pub(crate) fn record(
-    net: &Net,
-    state: &mut State,
-    who: Who,
-    facts: &[Fact],
-    crash: Option<usize>,
-) -> bool {
+pub(crate) fn record(net: &Net, state: &mut State, who: Who, facts: &[Fact], crash: Option<usize>) -> bool {
     let machine = &mut state.machines[usize::from(who.machine)];
     let mut unfit = false;
     let durable = facts.iter().filter(|fact| fact.is_durable());

@@ -52,9 +52,9 @@ pub(super) fn admit(net: &Net, state: &mut State, who: Who, pool: u8) {
         // What the copy would admit goes in, whatever else is there by now.
         let ok = agent.copies.pools.registry.admit(&candidate, MAX_TAG_ID);
         ok.ok().and_then(|admitted| {
-            let tag = (1..=MAX_TAG_ID)
-                .filter_map(TagId::new)
-                .find(|tag| live.entries().all(|entry| entry.tag != *tag) && live.retired().all(|old| old != *tag))?;
+            let tag = (1..=MAX_TAG_ID).filter_map(TagId::new).find(|tag| {
+                live.entries().all(|entry| entry.tag != *tag) && live.retired().all(|old| old != *tag)
+            })?;
             let mut entry = admitted.registry.entry(&candidate.name)?.clone();
             entry.tag = tag;
             let others = live.entries().filter(|other| other.name != candidate.name).cloned();

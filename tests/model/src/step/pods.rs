@@ -54,15 +54,14 @@ pub(super) fn assign(net: &Net, state: &mut State, who: Who, pod: u8) {
     let copies = &agent.copies;
     let view = net.view(who.machine, &copies.objects, &copies.pools);
     let now = now_of(state, who.machine);
-    match agent.keeper.decide_next(&net.cluster(&view), &request, now, state.fresh_nonce()) {
+    match agent.keeper.decide_next(&net.cluster(&view), &request, now, state.fresh_nonce(who.machine)) {
         Ok(Next::Assign(assignments)) => {
             for assignment in &assignments {
                 check_truth(net, state, who, pod, assignment);
             }
             let handle = &request.handle;
-            let given = both(state, who, |keeper| {
-                keeper.ipam_mut().apply_assign(handle, &assignments, now).is_ok()
-            });
+            let given =
+                both(state, who, |keeper| keeper.ipam_mut().apply_assign(handle, &assignments, now).is_ok());
             if !given {
                 state.broken = Some(Broken::Unfit);
             }
@@ -134,9 +133,7 @@ fn check_truth(net: &Net, state: &mut State, who: Who, pod: u8, assignment: &Ass
 
 fn taken_twice(state: &State, pod: u8, address: IpAddr) -> bool {
     (0u8..).zip(&state.pods).any(|(other, held)| {
-        other != pod
-            && held.address == Some(address)
-            && matches!(held.stage, Stage::Given | Stage::Up)
+        other != pod && held.address == Some(address) && matches!(held.stage, Stage::Given | Stage::Up)
     })
 }
 
@@ -270,9 +267,7 @@ pub(super) fn release(net: &Net, state: &mut State, who: Who) {
         return;
     }
     let (pools, now) = (net.table(&agent.copies.pools), now_of(state, who.machine));
-    both(state, who, |keeper| {
-        keeper.ipam_mut().apply_free_address(handle, address, &pools, now).is_ok()
-    });
+    both(state, who, |keeper| keeper.ipam_mut().apply_free_address(handle, address, &pools, now).is_ok());
     let after = who.agent_of(state).and_then(|agent| agent.keeper.ipam().holder_of(address).cloned());
     if after != holder && holder.as_ref() != Some(handle) {
         state.broken = Some(Broken::FreedForOther);

@@ -132,7 +132,7 @@ pub fn chores(net: &Net, state: &State, who: Who, agent: &Agent) -> Vec<Action> 
             for (pod, _) in waiting(net, state, who.machine) {
                 if let Some(request) = request_of(net, state, agent, pod)
                     && let Ok(Next::Wait { block }) =
-                        agent.keeper.decide_next(&cluster, &request, now, state.fresh_nonce())
+                        agent.keeper.decide_next(&cluster, &request, now, state.fresh_nonce(who.machine))
                 {
                     blocks.insert(block);
                 }

@@ -104,6 +104,14 @@ pub fn all() -> Vec<Config> {
             ..BASE
         },
         Config {
+            name: "drain",
+            about: "a pool is deleted while an address of it is lent",
+            pools: &[ONE_BLOCK_OF_TWO],
+            pods: &[0, 1],
+            budget: Budget { dels: 1, ticks: 1, pool_deletes: 1, ..BASE.budget },
+            ..BASE
+        },
+        Config {
             name: "lenders",
             about: "two borrowers ask one owner for its last address",
             machines: &["n0", "n1", "n2"],
@@ -118,7 +126,7 @@ pub fn all() -> Vec<Config> {
             about: "surplus blocks are released and handed over while others ask for loans of them",
             pools: &[ONE_BLOCK_OF_TWO],
             pods: &[0, 1],
-            budget: Budget { lost: 1, dels: 1, ticks: 2, ..BASE.budget },
+            budget: Budget { lost: 1, dels: 1, ticks: 1, ..BASE.budget },
             ..BASE
         },
         Config {
@@ -170,7 +178,16 @@ pub fn all() -> Vec<Config> {
             pools: &[ONE_BLOCK_OF_TWO],
             pods: &[0, 0, 0],
             split_add: true,
-            budget: Budget { dels: 1, vanishes: 1, gcs: 1, releases: 1, ticks: 1, clocks: 1, seconds: 1, ..BASE.budget },
+            budget: Budget {
+                dels: 1,
+                vanishes: 1,
+                gcs: 1,
+                releases: 1,
+                ticks: 1,
+                clocks: 1,
+                seconds: 1,
+                ..BASE.budget
+            },
             ..BASE
         },
         Config {
@@ -225,7 +242,7 @@ pub fn for_mutant(mutant: Mutant) -> Vec<Config> {
         | Mutant::WallClock => &["pods"],
         Mutant::UnansweredClaimWins => &["claims"],
         Mutant::ReclaimFromCache => &["stale"],
-        Mutant::ReleaseWithLoan => &["returns", "release", "loans"],
+        Mutant::ReleaseWithLoan => &["drain"],
         Mutant::InheritByName | Mutant::RehomeWithoutNonce => &["again", "gone"],
         Mutant::GrantBeforeJournal => &["crashes", "loans"],
         Mutant::GrantTwice => &["lenders"],
@@ -236,8 +253,5 @@ pub fn for_mutant(mutant: Mutant) -> Vec<Config> {
         Mutant::StaleMetadata => &["metadata"],
         Mutant::EarlierBoot => &["away", "again"],
     };
-    names
-        .iter()
-        .filter_map(|name| all().into_iter().find(|config| config.name == *name))
-        .collect()
+    names.iter().filter_map(|name| all().into_iter().find(|config| config.name == *name)).collect()
 }

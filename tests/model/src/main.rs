@@ -91,11 +91,13 @@ fn side_by_side<T: Sync>(work: &[T], run: impl Fn(&T) -> (String, bool) + Sync) 
 fn model(names: &[String], limit: Duration, verbose: bool) -> bool {
     let started = Instant::now();
     let asked = |config: &Config| names.is_empty() || names.iter().any(|name| name == config.name);
-    let mut work: Vec<(Config, bool)> =
-        configs::all().into_iter().map(|config| (config, true)).collect();
+    let mut work: Vec<(Config, bool)> = configs::all().into_iter().map(|config| (config, true)).collect();
     work.push((configs::unfenced(), false));
     work.retain(|(config, _)| asked(config));
-    println!("{:<10} {:>9} {:>9} {:>5} {:>6} {:>6} {:>7}  result", "name", "states", "unique", "depth", "props", "settle", "time");
+    println!(
+        "{:<10} {:>9} {:>9} {:>5} {:>6} {:>6} {:>7}  result",
+        "name", "states", "unique", "depth", "props", "settle", "time"
+    );
     let count = side_by_side(&work, |(config, holds)| {
         let report = checker::check(config.clone(), 1, limit);
         let found = report.violation.as_ref();

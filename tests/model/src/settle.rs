@@ -31,7 +31,9 @@ const LAST_TICK: u8 = 200;
 
 /// The property.
 pub fn settles(net: &Net, state: &State) -> bool {
-    state.broken.is_some() || net.config.settle_steps == 0 || steps_to_rest(net, state).is_some_and(|steps| steps <= net.config.settle_steps)
+    state.broken.is_some()
+        || net.config.settle_steps == 0
+        || steps_to_rest(net, state).is_some_and(|steps| steps <= net.config.settle_steps)
 }
 
 /// How many steps it takes; `None` if it does not come to rest, or not in order.

@@ -18,6 +18,9 @@ pub type Objects = BTreeMap<Cidr, Seen>;
 /// Which Node object each machine has: its UID's number; `None`: there is no Node of that name.
 pub type Nodes = Vec<Option<u8>>;
 
+/// How many nonces a machine may have in use at once.
+const NONCES_OF_MACHINE: u32 = 16;
+
 /// The cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
@@ -205,11 +208,12 @@ impl State {
         &self.machines[usize::from(machine)]
     }
 
-    /// A nonce that nothing in this state mentions. Nonces are compared for equality alone, so one that is
-    /// forgotten everywhere is as good as one that never was.
+    /// A nonce for a machine that nothing in this state mentions. Nonces are compared for equality alone, so one that
+    /// is forgotten everywhere is as good as one that never was; and each machine has its own, so that it does not
+    /// matter who drew first.
     #[must_use]
-    pub fn fresh_nonce(&self) -> Nonce {
-        let mut used = 1u64;
+    pub fn fresh_nonce(&self, machine: u8) -> Nonce {
+        let mut used = 0u64;
         let mut mark = |nonce: &Nonce| used |= 1u64 << (nonce.0 % 64);
         let mut objects: Vec<&Arc<Objects>> = vec![&self.objects];
         for machine in &self.machines {
@@ -242,7 +246,8 @@ impl State {
         for write in &self.late {
             mark_write(write, &mut mark);
         }
-        Nonce(u128::from(used.trailing_ones()))
+        let first = u32::from(machine) * NONCES_OF_MACHINE;
+        Nonce(u128::from(first + (used >> first).trailing_ones()))
     }
 
     /// A revision of a block's object that nothing in this state mentions: compared for equality alone, like nonces.

@@ -119,6 +119,11 @@ impl Keeper {
             || self.borrows.get(&nonce).is_some_and(|borrow| borrow.block == *cidr)
     }
 
+    /// Whether a loan is this node's, under whatever UID it was asked for in this boot.
+    pub(super) fn is_own_loan(&self, loan: &Loan) -> bool {
+        loan.borrower == self.me || self.borrows.contains_key(&loan.nonce)
+    }
+
     /// Never, but for two mutants: a block of another life of this node is not ours.
     fn inherits(&self, object: &BlockObject) -> bool {
         object.owner.name == self.me.name
@@ -222,7 +227,8 @@ impl Keeper {
         decision
     }
 
-    /// The owner is gone: the block is deleted, or taken over with the loans that are still somebody's.
+    /// The owner is gone: the block is deleted, or taken over with the loans that are still somebody's. Our own ones
+    /// stay in its object until they have melted into the block.
     fn decide_reclaim(&self, seen: &Seen, live: &Live<'_>, fresh: Nonce) -> BlockDecision {
         let BlockObject { cidr: block, pool, pool_uid, loans, .. } = seen.object.clone();
         let lives_on = |loan: &Loan| {

@@ -70,7 +70,8 @@ impl Keeper {
                 && matches!(other.phase, BorrowPhase::Asking { address } if address == borrow.address)
                 && self.volatile.wanted.get(nonce) == Some(&request.handle)
         });
-        if waiting.is_some() {
+        // A block that we have ourselves, whatever an old copy says of it, is settled first.
+        if waiting.is_some() || self.tenures.contains_key(&borrow.block) {
             return Next::Wait { block: borrow.block };
         }
         let asking = Fact::Asking {

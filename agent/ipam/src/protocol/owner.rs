@@ -59,7 +59,7 @@ impl Keeper {
         if live.registry.is_none() {
             return decision;
         }
-        decision.before.extend([Fact::Owned { block }, Fact::Releasing { block, base: seen.revision }]);
+        // It stays a claim, which serves nothing: a pool that was not admitted once never will be under this UID.
         decision.after.push(Fact::Dropped { block });
         decision.and_write(Write::Delete { cidr: block, expected: seen.revision })
     }
@@ -140,19 +140,17 @@ impl Keeper {
     /// Loans that were granted before the block was ours. What we borrowed of it ourselves is not lent: it melts
     /// into the block, with whoever holds it, and is taken out of the object by the next look.
     fn lent_before(&self, seen: &Seen) -> impl Iterator<Item = Fact> {
-        let others = seen
-            .object
-            .loans
-            .iter()
-            .filter(|loan| loan.borrower != self.me && !self.borrows.contains_key(&loan.nonce));
+        let others = seen.object.loans.iter().filter(|loan| !self.is_own_loan(loan));
         others.filter_map(|loan| lent_fact(seen.object.cidr, loan))
     }
 
     /// Whether this block serves nothing new for good: its pool is gone, being deleted, disabled, or does not select
     /// this node any more.
     pub(super) fn is_draining(&self, view: &ClusterView<'_>, block: &Block) -> bool {
+        let tenure = self.tenures.get(&block.cidr());
         view.pools.by_name(block.pool()).is_none_or(|pool| {
             pool.terminating
+                || tenure.is_some_and(|tenure| tenure.pool_uid != pool.uid)
                 || pool.disabled
                 || !pool.node_selector.matches(view.node_labels)
                 || !pool.cidr.covers(&block.cidr())
@@ -227,7 +225,7 @@ impl Loans<'_> {
 
     /// Loans of borrowers that are gone, and of our own from before the block was ours.
     fn drop_over(&mut self, tenure: &Tenure, live: &Live<'_>, keeper: &Keeper) {
-        let over = |loan: &Loan| live.gone.contains(&loan.borrower) || loan.borrower == keeper.me;
+        let over = |loan: &Loan| live.gone.contains(&loan.borrower) || keeper.is_own_loan(loan);
         let ended: Vec<_> =
             self.object.loans.iter().filter(|loan| over(loan)).map(|loan| loan.nonce).collect();
         self.object.loans.retain(|loan| !over(loan));

@@ -57,7 +57,7 @@ pub fn decide_only(net: &Net, state: &State, who: Who) -> Option<BlockDecision> 
         Live { block: seen.as_ref(), registry: registry.then_some(&state.pools.registry), gone: &gone };
     let view = net.view(who.machine, &agent.copies.objects, &agent.copies.pools);
     let now = now_of(state, who.machine);
-    Some(agent.keeper.decide_block(&net.cluster(&view), block, &live, now, state.fresh_nonce()))
+    Some(agent.keeper.decide_block(&net.cluster(&view), block, &live, now, state.fresh_nonce(who.machine)))
 }
 
 /// Reads what else is needed, decides, and journals what must be known before the write.
@@ -116,8 +116,9 @@ pub(super) fn claim_ahead(net: &Net, state: &mut State, who: Who, pool: u8) {
     let upkeep = agent.keeper.decide_upkeep(&net.cluster(&view), &around, now_of(state, who.machine));
     let name = &net.pool_names[usize::from(pool)];
     let claim = upkeep.claims.iter().find(|claim| claim.pool == *name);
-    let fact =
-        claim.and_then(|claim| agent.keeper.decide_claim(&net.cluster(&view), claim, state.fresh_nonce()));
+    let fact = claim.and_then(|claim| {
+        agent.keeper.decide_claim(&net.cluster(&view), claim, state.fresh_nonce(who.machine))
+    });
     if let Some(fact) = fact {
         record(net, state, who, &[fact], None);
     }

@@ -54,7 +54,7 @@ pub(super) fn assign(net: &Net, state: &mut State, who: Who, pod: u8) {
     let copies = &agent.copies;
     let view = net.view(who.machine, &copies.objects, &copies.pools);
     let now = now_of(state, who.machine);
-    match agent.keeper.decide_next(&net.cluster(&view), &request, now, state.fresh_nonce()) {
+    match agent.keeper.decide_next(&net.cluster(&view), &request, now, state.fresh_nonce(who.machine)) {
         Ok(Next::Assign(assignments)) => {
             for assignment in &assignments {
                 check_truth(net, state, who, pod, assignment);

@@ -145,13 +145,28 @@ impl NodeIpam {
             usage.add(&block.usage(view.reservations, now));
             own_blocks += u64::from(!is_borrowed(view, block));
         }
-        let foreign = view.foreign.ranges();
+        // Other nodes' blocks in a range. One that our copies show as another's and that is this node's, because it was
+        // handed over a moment ago or because the node was registered anew, is counted with its own.
+        let own = || {
+            self.blocks_of(&pool.name)
+                .filter(|block| pool.cidr.covers(&block.cidr()) && !is_borrowed(view, block))
+                .map(|block| bounds(&block.cidr()))
+        };
+        let foreign = |first: u128, last: u128| {
+            let ranges = view.foreign.ranges();
+            let ours: u128 = own()
+                .map(|(own_first, own_last)| (own_first.max(first), own_last.min(last)))
+                .filter(|(first, last)| first <= last)
+                .map(|(first, last)| ranges.count(family, first, last))
+                .fold(0, u128::saturating_add);
+            ranges.count(family, first, last).saturating_sub(ours)
+        };
         // Borrowed addresses lie inside other nodes' blocks and are counted with this node's own.
         let borrowed = self
             .blocks_of(&pool.name)
             .filter(|block| pool.cidr.covers(&block.cidr()) && is_borrowed(view, block))
             .count();
-        let elsewhere = foreign.count(family, first, last).saturating_sub(borrowed as u128);
+        let elsewhere = foreign(first, last).saturating_sub(borrowed as u128);
         let own_reserved: u128 = self
             .blocks_of(&pool.name)
             .filter(|block| pool.cidr.covers(&block.cidr()) && !is_borrowed(view, block))
@@ -160,7 +175,7 @@ impl NodeIpam {
         let reserved_elsewhere = view
             .reservations
             .ranges_in(&pool.cidr)
-            .map(|(first, last)| foreign.count(family, first, last))
+            .map(|(first, last)| foreign(first, last))
             .fold(0, u128::saturating_add);
         let reserved_unclaimed = view
             .reservations

@@ -243,6 +243,7 @@ impl Machine {
         let config = self.config()?;
         let node = Node::start(surroundings, config, store, Arc::new(dataplane), journal, loaded, &followers)
             .await?;
+        self.check_started(&node);
         let tending = AbortOnDropHandle::new(tokio::spawn(tend(node.clone(), stop.clone())));
         {
             let mut state = locked(&self.state);
@@ -265,6 +266,17 @@ impl Machine {
         }
         tending.await?;
         Ok(())
+    }
+
+    /// What a crash cut short is finished before anything is served, unless the kernel stands in the way.
+    fn check_started(&self, node: &Node<FaultyStore>) {
+        let ledger = node.ledger();
+        let half = ledger.pods().filter(|pod| pod.wired.is_none()).map(|pod| pod.handle().to_string());
+        let half: Vec<String> = half.collect();
+        if !half.is_empty() && !self.had_kernel_trouble() {
+            let problem = format!("{}: serves with ADDs that were cut short: {half:?}", self.name);
+            locked(&self.state).problems.push(problem);
+        }
     }
 
     fn config(&self) -> anyhow::Result<Config> {

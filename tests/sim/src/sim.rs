@@ -246,6 +246,8 @@ impl Sim {
                     sleep(ms(late_ms)).await;
                     self.record().power_off(machine);
                     removed.remove().await;
+                    // It may have been registered anew meanwhile.
+                    self.cluster.remove_node(&removed.name).await;
                 }
             }
             What::Replace { machine, down_ms, object_ms } => {

@@ -209,7 +209,7 @@ impl<S: Store> Node<S> {
             warn!(%handle, %address, "cut off: the address belongs to another node now");
         }
         if !facts.is_empty() {
-            self.progress.send_modify(|count| *count += 1);
+            self.progress.notify_waiters();
             self.reconciler.want();
         }
     }

@@ -50,8 +50,8 @@ pub struct Node<S> {
     /// One look at a block at a time: two ADDs that need a block want the same one.
     attending: tokio::sync::Mutex<()>,
     upkeep_wanted: tokio::sync::Notify,
-    /// Counts what was noted of blocks and loans, for those who wait for it.
-    progress: tokio::sync::watch::Sender<u64>,
+    /// Told of everything that is noted of blocks and loans; wakes in the order in which they came those who wait.
+    progress: tokio::sync::Notify,
     /// One deletion of pools at a time.
     retiring: tokio::sync::Mutex<()>,
 }
@@ -62,9 +62,9 @@ impl<S: Store> Node<S> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of everything that is noted of blocks and loans.
-    pub fn progress(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.progress.subscribe()
+    /// Ready as soon as anything is noted of blocks and loans after this call.
+    pub fn progressed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.progress.notified()
     }
 
     /// Now, by this machine's clock.

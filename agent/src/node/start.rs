@@ -141,7 +141,7 @@ impl<S: Store> Node<S> {
             fresh: Fresh::default(),
             attending: tokio::sync::Mutex::default(),
             upkeep_wanted: tokio::sync::Notify::new(),
-            progress: tokio::sync::watch::channel(0).0,
+            progress: tokio::sync::Notify::new(),
             retiring: tokio::sync::Mutex::default(),
         });
         node.finish_interrupted().await?;

@@ -133,13 +133,13 @@ impl<S: Store> Pods<S> {
     ) -> Answer<pod::Pod> {
         let handle = &wanted.handle;
         let deadline = Instant::now() + WAIT_LIMIT;
-        let mut progress = self.node.progress();
         let mut looked_at = None;
         for _ in 0..MAX_ROUNDS {
             if cancel.is_cancelled() {
                 return Err(cancelled(handle));
             }
-            progress.mark_unchanged();
+            // From before the look on: nothing that happens meanwhile is missed.
+            let progressed = self.node.progressed();
             let (block, must_wait) = match self.next(wanted, request, netns)? {
                 Step::Assigned(pod) => return Ok(*pod),
                 Step::LookAt { block, started } => (block, !started && looked_at == Some(block)),
@@ -151,7 +151,7 @@ impl<S: Store> Pods<S> {
             }
             // Somebody else's move: another node's grant, or another look at the same block.
             looked_at = None;
-            let moved = tokio::time::timeout(LOOK_AGAIN.min(deadline - Instant::now()), progress.changed());
+            let moved = tokio::time::timeout(LOOK_AGAIN.min(deadline - Instant::now()), progressed);
             let _ = cancel.run_until_cancelled(moved).await;
             if Instant::now() >= deadline {
                 break;

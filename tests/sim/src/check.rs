@@ -1,4 +1,5 @@
-//! What must hold when faults have ended and everything has had its time: the one place to add to.
+//! What must hold at any time, and what must hold when faults have ended and everything has had its time: the one
+//! place to add to.
 //!
 //! Agents are asked as a runtime or an operator would; what they answer is held against the record, the kernels and the
 //! store's own objects.
@@ -8,18 +9,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Cidr;
+use ipam::check::{LiveHolder, Member, Snapshot, Strength};
+use model::{Cidr, Handle};
+use poolward_agent::node::Node;
+use poolward_agent::node::admission::registry_of;
 use rpc::{AddressUsage, ErrorCode, IpamReply, IpamShowRequest, NodeStatusReply, Reply, Request};
 use store::Store;
 use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation};
 use tokio::time::sleep;
 
-use crate::record::{Phase, PodRecord};
-use crate::scenario::{MAX_COOLDOWN_S, Scenario};
-use crate::sim::Sim;
-
-/// Longer than the interval of comparisons and of the deletion of pools, and than any cooldown.
-const REST: Duration = Duration::from_secs(MAX_COOLDOWN_S + 12);
+use crate::record::{Phase, PodRecord, Violation};
+use crate::scenario::Scenario;
+use crate::sim::{CONVERGENCE, Sim};
+use crate::store::{FaultyStore, locked};
 
 /// Pods that fill pools have numbers from here on.
 const FILL_PODS_FROM: u32 = 1_000_000;
@@ -29,11 +31,11 @@ const TRIES_MAX: usize = 5;
 
 /// Checks everything, and stops after the first part in which something is broken.
 pub(crate) async fn at_rest(sim: &Arc<Sim>, scenario: &Scenario) {
-    for machine in 0..sim.machines.len() {
+    for machine in there(sim) {
         sim.gc(machine, Duration::ZERO).await;
     }
     forget_collected(sim);
-    sleep(REST).await;
+    sleep(CONVERGENCE).await;
     in_order(sim, "after the faults").await;
     if is_broken(sim) {
         return;
@@ -44,7 +46,7 @@ pub(crate) async fn at_rest(sim: &Arc<Sim>, scenario: &Scenario) {
         return;
     }
     fill(sim).await;
-    sleep(REST).await;
+    sleep(CONVERGENCE).await;
     in_order(sim, "with all pools full").await;
     if is_broken(sim) {
         return;
@@ -54,9 +56,79 @@ pub(crate) async fn at_rest(sim: &Arc<Sim>, scenario: &Scenario) {
     for pod in up {
         sim.del(pod).await;
     }
-    sleep(REST).await;
+    sleep(CONVERGENCE).await;
     in_order(sim, "with all pods gone").await;
     nothing_is_left(sim, scenario).await;
+}
+
+/// What must hold between any two steps, looked at now and then.
+pub(crate) async fn always(sim: &Arc<Sim>) {
+    if !is_broken(sim) {
+        invariants(sim, Strength::Always, "under way").await;
+    }
+}
+
+/// Machines that are not off for good.
+fn there(sim: &Sim) -> impl Iterator<Item = usize> + use<> {
+    let there: Vec<usize> = sim
+        .machines
+        .iter()
+        .enumerate()
+        .filter(|(_, machine)| !machine.is_removed())
+        .map(|(at, _)| at)
+        .collect();
+    there.into_iter()
+}
+
+/// Every invariant of allocation over all agents that serve, the store, and who was really given what.
+async fn invariants(sim: &Arc<Sim>, strength: Strength, when: &str) {
+    let broken = std::mem::take(&mut locked(&sim.cluster.tally).broken);
+    for Violation { rule, what } in broken {
+        sim.record().broken(rule, what);
+    }
+    let (blocks, nodes) = (sim.cluster.blocks().await, sim.cluster.nodes().await);
+    let registries = sim.cluster.objects.list::<IpPoolRegistry>().await.map(|list| list.items);
+    let registry = registry_of(registries.unwrap_or_default().first()).unwrap_or_default();
+    let agents: Vec<(usize, Arc<Node<FaultyStore>>)> =
+        sim.machines.iter().enumerate().filter_map(|(at, machine)| Some((at, machine.node()?))).collect();
+    let views: Vec<_> = agents.iter().map(|(_, node)| (node.world.view(), node.now())).collect();
+    let promised: Vec<(usize, Handle, IpAddr)> = {
+        let record = sim.record();
+        let up = record.pods.iter().filter(|(_, known)| known.phase == Phase::Up);
+        up.filter_map(|(pod, known)| {
+            let handle = Handle::new(&format!("c{pod}"), &format!("eth{pod}")).ok()?;
+            Some(known.addresses.iter().map(move |address| (known.machine, handle.clone(), *address)))
+        })
+        .flatten()
+        .collect()
+    };
+    let found = {
+        let ledgers: Vec<_> = agents.iter().map(|(_, node)| node.ledger()).collect();
+        let members =
+            agents.iter().zip(&ledgers).zip(&views).map(|(((_, node), ledger), (view, now))| Member {
+                name: &node.config.node_name,
+                ipam: ledger.ipam(),
+                keeper: Some(ledger.keeper()),
+                view: Some((view.cluster(), *now)),
+            });
+        let live = promised.iter().filter_map(|(machine, handle, address)| {
+            let (_, agent) = agents.iter().find(|(at, _)| at == machine)?;
+            Some(LiveHolder { address: *address, handle, node: &agent.config.node_name })
+        });
+        let snapshot = Snapshot {
+            blocks: blocks.iter().map(|block| (block.cidr, block)).collect(),
+            registry: Some(&registry),
+            pools: None,
+            nodes: nodes.as_ref(),
+            members: members.collect(),
+            live: Some(live.collect()),
+            unreadable: Vec::new(),
+        };
+        ipam::check::check(&snapshot, strength)
+    };
+    for violation in found {
+        sim.record().broken(violation.rule(), format!("{when}: {}: {violation}", violation.word()));
+    }
 }
 
 fn is_broken(sim: &Sim) -> bool {
@@ -72,8 +144,8 @@ fn forget_collected(sim: &Sim) {
 
 /// Every agent serves without errors, its kernel is as it should be, and both know just the pods that were promised.
 async fn in_order(sim: &Arc<Sim>, when: &str) {
-    for (number, machine) in sim.machines.iter().enumerate() {
-        let name = &machine.name;
+    for number in there(sim) {
+        let name = &sim.machines[number].name;
         match sim.ask(number, Request::NodeStatus, None, None).await {
             Some(Reply::Node(status)) => {
                 let NodeStatusReply { ready, not_ready_reasons, reconcile, .. } = *status;
@@ -96,7 +168,19 @@ async fn in_order(sim: &Arc<Sim>, when: &str) {
         }
         kernel(sim, number, when);
         used(sim, number, when).await;
+        match sim.ask(number, Request::IpamCheck, None, None).await {
+            Some(Reply::IpamChecked(checked)) => {
+                for violation in checked.violations {
+                    let what = format!("{name}, {when}: {}: {}", violation.kind, violation.message);
+                    sim.record().broken("ipam check finds nothing", what);
+                }
+            }
+            other => {
+                sim.record().broken("agents serve", format!("{name}, {when}: ipam check: {other:?}"));
+            }
+        }
     }
+    invariants(sim, Strength::AtRest, when).await;
 }
 
 /// The kernel has an interface for each pod that is up, with its addresses, and no other.
@@ -168,7 +252,7 @@ async fn used(sim: &Arc<Sim>, machine: usize, when: &str) {
 
 /// A repeated ADD of every pod gives what it gave before, and CHECK finds it as it was.
 async fn promises(sim: &Arc<Sim>) {
-    for machine in 0..sim.machines.len() {
+    for machine in there(sim) {
         let up = sim.record().pods_on(machine, &[Phase::Up]);
         for pod in up {
             match sim.send_add(pod, None).await {
@@ -206,16 +290,22 @@ async fn snapshot(sim: &Arc<Sim>) {
     }
 }
 
-/// Everything that is free can be had: each pool gives as many addresses as it must have left.
+/// Everything that is free can be had: every machine in turn takes from each pool what it gets. Then nothing is free in
+/// any block that there is; and where nobody is kept from claiming, nothing is free at all.
 async fn fill(sim: &Arc<Sim>) {
     let mut next = FILL_PODS_FROM;
+    let claims = |machine: usize| {
+        let settings = sim.machines[machine].settings();
+        settings.auto_allocate_blocks && settings.max_blocks_per_node.is_none()
+    };
+    let all_claim = there(sim).all(claims);
     for (name, cidr) in open_pools(sim).await {
-        let mut expected = free_addresses(sim, cidr).await;
-        for machine in 0..sim.machines.len() {
+        let mut free = free_addresses(sim, cidr).await;
+        for machine in there(sim) {
             while let Some(given) = fill_one(sim, next, machine, &name).await {
                 next += 1;
                 for address in given {
-                    if !expected.remove(&address) {
+                    if !free.remove(&address) {
                         let what = format!("{address} of pool {name} was not free, or is reserved");
                         sim.record().broken("automatic assignment gives free addresses", what);
                     }
@@ -223,8 +313,10 @@ async fn fill(sim: &Arc<Sim>) {
             }
             next += 1;
         }
-        if !expected.is_empty() {
-            let what = format!("pool {name}: nobody gets {expected:?}");
+        let blocks = sim.cluster.blocks().await;
+        free.retain(|address| all_claim || blocks.iter().any(|block| block.cidr.contains(*address)));
+        if !free.is_empty() {
+            let what = format!("pool {name}: nobody gets {free:?}");
             sim.record().broken("everything free is assignable", what);
         }
     }

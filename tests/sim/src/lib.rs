@@ -4,7 +4,8 @@
 //! * [`scenario`]: what happens, decided by the seed before anything runs.
 //! * [`machine`]: a machine and the lives of its agents. [`store`]: the store as a machine reaches it.
 //! * [`runtime`] (on [`sim::Sim`]): what container runtimes and operators ask.
-//! * [`record`]: what was promised, and what is broken as it happens; `check`: what must hold at the end.
+//! * [`record`]: what was promised, and what is broken as it happens; [`tally`]: what became of blocks and loans, and who
+//!   may do what to them; `check`: what must always hold, and what must hold at the end.
 //! * [`shrink`]: the shortest list of events that still fails.
 //!
 //! All of a run happens in one thread, in tokio's paused time; nothing in it depends on the machine it runs on, so that a
@@ -20,4 +21,5 @@ pub mod scenario;
 pub mod shrink;
 pub mod sim;
 pub mod store;
+pub mod tally;
 pub mod trace;

@@ -28,10 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::store::{Cluster, Faults, FaultyStore, locked};
+use crate::tally::Actor;
 use crate::trace::Trace;
 
 /// How long until an agent that could not start is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// How often a second agent tries to get the lock.
+const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// As long as the server waits for requests when it stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -73,9 +77,21 @@ struct State {
     kill: CancellationToken,
     /// Ends it in good order.
     stop: CancellationToken,
-    life: Option<Lifeline>,
+    lifeline: Option<Lifeline>,
+    /// Whether an agent runs, at whatever it is.
+    lives: bool,
     /// While it serves.
     service: Option<Arc<AgentService<FaultyStore>>>,
+    /// The inside of that agent.
+    node: Option<Arc<Node<FaultyStore>>>,
+    /// The configuration of the next agent.
+    settings: ipam::Settings,
+    /// How many machines had this name before.
+    life: u32,
+    /// Node objects this name has had.
+    uid_count: u32,
+    /// Off, and never started again.
+    removed: bool,
     requests: Vec<AbortHandle>,
     /// Kernel operations failed, or were cut short.
     kernel_trouble: bool,
@@ -86,7 +102,14 @@ struct State {
 impl Machine {
     /// A machine that has just booted; nothing runs on it.
     #[must_use]
-    pub fn new(name: String, dir: PathBuf, cluster: &Arc<Cluster>, trace: &Trace, seed: u64) -> Arc<Self> {
+    pub fn new(
+        name: String,
+        dir: PathBuf,
+        cluster: &Arc<Cluster>,
+        trace: &Trace,
+        seed: u64,
+        settings: ipam::Settings,
+    ) -> Arc<Self> {
         let now = Instant::now();
         let state = State {
             boot: now,
@@ -95,8 +118,14 @@ impl Machine {
             not_before: now,
             kill: CancellationToken::new(),
             stop: CancellationToken::new(),
-            life: None,
+            lifeline: None,
+            lives: false,
             service: None,
+            node: None,
+            settings,
+            life: 0,
+            uid_count: 0,
+            removed: false,
             requests: Vec::new(),
             kernel_trouble: false,
             problems: Vec::new(),
@@ -113,49 +142,97 @@ impl Machine {
         })
     }
 
-    /// Starts the agent, and starts it again whenever it has ended. Never returns.
+    /// Starts the agent, and starts it again whenever it has ended, until the machine is removed.
     pub async fn supervise(self: Arc<Self>) {
+        let mut refused = false;
         loop {
             let due = locked(&self.state).not_before;
             sleep_until(due).await;
+            if locked(&self.state).removed {
+                return;
+            }
             if locked(&self.state).not_before > Instant::now() {
                 continue;
             }
-            let (kill, stop) = {
-                let mut state = locked(&self.state);
-                (state.kill, state.stop) = (CancellationToken::new(), CancellationToken::new());
-                (state.kill.clone(), state.stop.clone())
-            };
-            let ended = kill.run_until_cancelled(self.live(&stop)).await;
-            self.bury(&stop);
-            match ended {
-                None => self.tell(format_args!("the agent died")),
-                Some(Ok(())) => self.tell(format_args!("the agent stopped")),
-                Some(Err(error)) => {
-                    self.tell(format_args!("the agent could not start: {error:#}"));
-                    let next = Instant::now() + RESTART_DELAY;
-                    let mut state = locked(&self.state);
-                    state.not_before = state.not_before.max(next);
+            let lived = self.try_live().await;
+            if !lived {
+                // A second agent was quicker; said once.
+                if !std::mem::replace(&mut refused, true) {
+                    self.tell(format_args!("the agent is refused: another one runs"));
                 }
+                sleep(RESTART_DELAY).await;
             }
-            self.await_release().await;
+            refused &= !lived;
         }
     }
 
-    /// One life of the agent: what `poolward_agent::run` does, with other surroundings and without a socket.
-    async fn live(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let lock = Lock::try_acquire(&self.dir)?;
-        let (boot, boot_count, start_count) = {
+    /// Somebody starts another agent of this node, which waits for the lock until it gives up (`OnLocked::Wait`) or the
+    /// machine goes down. When the first one ends meanwhile, it is the node's agent until it ends itself.
+    pub async fn second_agent(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let boot_count = locked(&self.state).boot_count;
+        while Instant::now() < until && locked(&self.state).boot_count == boot_count {
+            if self.try_live().await {
+                self.tell(format_args!("that was the second agent"));
+                return;
+            }
+            sleep(LOCK_POLL).await;
+        }
+    }
+
+    /// A whole life of an agent, to its end. `false`: another one runs.
+    async fn try_live(&self) -> bool {
+        let lock = match Lock::try_acquire(&self.dir) {
+            Ok(lock) => lock,
+            Err(LockError::Held { .. }) => return false,
+            Err(error) => {
+                locked(&self.state).problems.push(format!("{}: {error}", self.name));
+                return false;
+            }
+        };
+        let (kill, stop, start_count) = {
             let mut state = locked(&self.state);
+            if state.removed {
+                return true;
+            }
+            if state.lives {
+                let problem = format!("{}: two agents at once", self.name);
+                state.problems.push(problem);
+            }
+            (state.kill, state.stop) = (CancellationToken::new(), CancellationToken::new());
+            state.lives = true;
             state.start_count += 1;
-            (state.boot, state.boot_count, state.start_count)
+            (state.kill.clone(), state.stop.clone(), state.start_count)
+        };
+        let ended = kill.run_until_cancelled(self.live(lock, start_count, &stop)).await;
+        self.bury(&stop);
+        match ended {
+            None => self.tell(format_args!("the agent died")),
+            Some(Ok(())) => self.tell(format_args!("the agent stopped")),
+            Some(Err(error)) => {
+                self.tell(format_args!("the agent could not start: {error:#}"));
+                let next = Instant::now() + RESTART_DELAY;
+                let mut state = locked(&self.state);
+                state.not_before = state.not_before.max(next);
+            }
+        }
+        self.await_release(start_count).await;
+        true
+    }
+
+    /// One life of the agent: what `poolward_agent::run` does, with other surroundings and without a socket.
+    async fn live(&self, lock: Lock, start_count: u64, stop: &CancellationToken) -> anyhow::Result<()> {
+        let (boot, boot_count, life) = {
+            let state = locked(&self.state);
+            (state.boot, state.boot_count, state.life)
         };
         let owner = Owner { node: self.name.clone(), boot_id: format!("boot-{boot_count}") };
         let (journal, loaded) = Journal::open(lock, &self.dir, owner)?;
-        let (dataplane, life) = self.kernel.open(Settings::new("/nonexistent".into()));
-        locked(&self.state).life = Some(life);
+        let (dataplane, lifeline) = self.kernel.open(Settings::new("/nonexistent".into()));
+        locked(&self.state).lifeline = Some(lifeline);
         let seed = self.seed ^ start_count << 32;
-        let store = FaultyStore::new(&self.cluster, &self.name, &self.faults, seed);
+        let actor = Actor { name: self.name.clone(), life };
+        let store = FaultyStore::new(&self.cluster, actor, &self.faults, seed);
         let surroundings = Surroundings {
             clock: Clock::of_runtime(boot),
             random: Random::seeded(seed),
@@ -166,11 +243,19 @@ impl Machine {
         let config = self.config()?;
         let node = Node::start(surroundings, config, store, Arc::new(dataplane), journal, loaded, &followers)
             .await?;
+        self.check_started(&node);
         let tending = AbortOnDropHandle::new(tokio::spawn(tend(node.clone(), stop.clone())));
-        locked(&self.state).service = Some(Arc::new(AgentService::new(&node)));
+        {
+            let mut state = locked(&self.state);
+            state.service = Some(Arc::new(AgentService::new(&node)));
+            state.node = Some(node);
+        }
         self.tell(format_args!("the agent serves (start {start_count}, boot {boot_count})"));
         stop.cancelled().await;
-        locked(&self.state).service = None;
+        {
+            let mut state = locked(&self.state);
+            (state.service, state.node) = (None, None);
+        }
         let drained = async {
             while locked(&self.state).requests.iter().any(|request| !request.is_finished()) {
                 sleep(Duration::from_millis(10)).await;
@@ -183,9 +268,20 @@ impl Machine {
         Ok(())
     }
 
+    /// What a crash cut short is finished before anything is served, unless the kernel stands in the way.
+    fn check_started(&self, node: &Node<FaultyStore>) {
+        let ledger = node.ledger();
+        let half = ledger.pods().filter(|pod| pod.wired.is_none()).map(|pod| pod.handle().to_string());
+        let half: Vec<String> = half.collect();
+        if !half.is_empty() && !self.had_kernel_trouble() {
+            let problem = format!("{}: serves with ADDs that were cut short: {half:?}", self.name);
+            locked(&self.state).problems.push(problem);
+        }
+    }
+
     fn config(&self) -> anyhow::Result<Config> {
         Ok(Config {
-            ipam: ipam::Settings::default(),
+            ipam: locked(&self.state).settings,
             node_name: self.name.parse()?,
             node_labels: Labels::default(),
             socket_path: self.dir.join("agent.sock"),
@@ -209,8 +305,9 @@ impl Machine {
     /// Ends whatever is left of an agent.
     fn bury(&self, stop: &CancellationToken) {
         let mut state = locked(&self.state);
-        state.service = None;
-        state.life = None;
+        state.lives = false;
+        (state.service, state.node) = (None, None);
+        state.lifeline = None;
         for request in state.requests.drain(..) {
             request.abort();
         }
@@ -220,9 +317,10 @@ impl Machine {
     }
 
     /// Returns when the last task of the dead agent is gone, and with it its lock.
-    async fn await_release(&self) {
+    async fn await_release(&self, start_count: u64) {
         for _ in 0..LAST_POLLS_MAX {
-            if Lock::try_acquire(&self.dir).is_ok() {
+            // Or when another one has it.
+            if Lock::try_acquire(&self.dir).is_ok() || locked(&self.state).start_count != start_count {
                 return;
             }
             tokio::task::yield_now().await;
@@ -233,7 +331,7 @@ impl Machine {
 
     /// The agent dies, at once or after so many more kernel operations, and is started again after a while.
     pub async fn crash(&self, after_ops: Option<u64>, down: Duration) {
-        let life = locked(&self.state).life.clone();
+        let life = locked(&self.state).lifeline.clone();
         if let (Some(count), Some(life)) = (after_ops, life) {
             self.note_kernel_trouble();
             life.cut_after(count);
@@ -262,19 +360,73 @@ impl Machine {
 
     /// The machine goes down, and boots: kernel and journal know nothing of before.
     pub async fn reboot(&self, down: Duration) {
-        self.end(down);
-        self.await_release().await;
-        self.kernel.reboot();
-        let mut state = locked(&self.state);
-        state.boot_count += 1;
-        state.boot = Instant::now() + down;
+        self.power_off(down).await;
     }
 
-    /// Somebody starts another agent of this node. Whether it was refused, as it must be while one runs.
+    /// The machine goes down for good.
+    pub async fn remove(&self) {
+        locked(&self.state).removed = true;
+        self.power_off(Duration::ZERO).await;
+        self.tell(format_args!("removed for good"));
+    }
+
+    /// The machine goes down, and another one of the same name boots in its place, with nothing of it.
+    pub async fn replace(&self, down: Duration) {
+        self.power_off(down).await;
+        let wiped = std::fs::remove_dir_all(&self.dir);
+        let mut state = locked(&self.state);
+        state.life += 1;
+        if let Err(error) = wiped {
+            let problem = format!("{}: {error}", self.name);
+            state.problems.push(problem);
+        }
+    }
+
+    async fn power_off(&self, down: Duration) {
+        let start_count = {
+            let mut state = locked(&self.state);
+            // A second agent that waits ends with the boot.
+            state.boot_count += 1;
+            state.start_count
+        };
+        self.end(down);
+        self.await_release(start_count).await;
+        self.kernel.reboot();
+        locked(&self.state).boot = Instant::now() + down;
+    }
+
+    /// The agent is stopped in good order, and started again with other settings.
+    pub fn reconfigure(&self, settings: ipam::Settings, down: Duration) {
+        locked(&self.state).settings = settings;
+        self.stop(down);
+    }
+
+    /// Which settings its next agent has.
     #[must_use]
-    pub fn refuses_second_agent(&self) -> bool {
-        let runs = locked(&self.state).service.is_some();
-        !runs || matches!(Lock::try_acquire(&self.dir), Err(LockError::Held { .. }))
+    pub fn settings(&self) -> ipam::Settings {
+        locked(&self.state).settings
+    }
+
+    /// Gives the node a Node object with a UID of its own.
+    pub async fn register(&self) {
+        let (uid, life) = {
+            let mut state = locked(&self.state);
+            state.uid_count += 1;
+            (format!("node-uid-{}-{}", self.name, state.uid_count), state.life)
+        };
+        self.cluster.put_node(&self.name, &uid, life).await;
+    }
+
+    /// The inside of its agent, while that serves.
+    #[must_use]
+    pub fn node(&self) -> Option<Arc<Node<FaultyStore>>> {
+        locked(&self.state).node.clone()
+    }
+
+    /// Whether it is off for good.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        locked(&self.state).removed
     }
 
     /// Whether the agent answers.
@@ -315,7 +467,7 @@ impl Machine {
     ) -> Option<Reply> {
         let (service, life) = {
             let state = locked(&self.state);
-            (state.service.clone()?, state.life.clone()?)
+            (state.service.clone()?, state.lifeline.clone()?)
         };
         let cancel = CancellationToken::new();
         let cancelled = cancel.clone();

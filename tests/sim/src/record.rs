@@ -67,8 +67,8 @@ pub struct Record {
     /// By number.
     pub pods: BTreeMap<u32, PodRecord>,
     holders: BTreeMap<IpAddr, u32>,
-    /// When the agent was first entitled to take an address back.
-    released: BTreeMap<IpAddr, Instant>,
+    /// When the agent was first entitled to take an address back, and on which machine that was.
+    released: BTreeMap<IpAddr, (Instant, usize)>,
     /// Ranges and their cooldowns.
     cooldowns: Vec<(Cidr, Duration)>,
     violations: Vec<Violation>,
@@ -119,7 +119,7 @@ impl Record {
                 self.broken("an address is of a pool", format!("{address} of c{pod} is of none"));
                 continue;
             };
-            if let Some(released) = self.released.get(address)
+            if let Some((released, _)) = self.released.get(address)
                 && now < *released + *cooldown
             {
                 let after = now.duration_since(*released).as_millis();
@@ -143,7 +143,7 @@ impl Record {
         for address in std::mem::take(&mut record.addresses) {
             if self.holders.get(&address) == Some(&pod) {
                 self.holders.remove(&address);
-                self.released.insert(address, now);
+                self.released.insert(address, (now, record.machine));
             }
         }
         record.phase = phase;
@@ -162,8 +162,9 @@ impl Record {
             }
             record.phase = Phase::Gone;
         }
-        // Cooldowns of a machine lie on its tmpfs.
-        self.released.clear();
+        // Cooldowns lie on the tmpfs of the machine where the pod was, until they are over: a borrowed address is not
+        // given back before, nor a block let go.
+        self.released.retain(|_, (_, of)| *of != machine);
     }
 
     /// Pods of a machine in some phases.

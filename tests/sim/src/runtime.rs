@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use poolward_agent::answer;
+use poolward_agent::node::Node;
 use rpc::{
     AddReply, AddRequest, ApplyRequest, Attachment, CheckRequest, DelRequest, DeleteRequest, Document,
     ErrorCode, GcRequest, IpamReleaseRequest, NetworkOptions, PodRef, Reply, Request, RpcError,
@@ -17,6 +18,7 @@ use crate::machine::{Machine, namespace};
 use crate::record::{Phase, PodRecord};
 use crate::scenario::PoolPlan;
 use crate::sim::Sim;
+use crate::store::FaultyStore;
 
 /// The name of the CNI network.
 const NETWORK: &str = "pods";
@@ -114,8 +116,13 @@ impl Sim {
             }
             Some(Reply::Error(error)) => {
                 self.trace.tell(&format!("c{pod}"), format_args!("ADD: {error}"));
-                if known.phase == Phase::Adding && known.add_count == 0 {
+                let over = known.phase == Phase::Adding && known.add_count == 0;
+                if over {
                     known.phase = Phase::Failed;
+                }
+                drop(record);
+                if over {
+                    self.nothing_of(pod, machine);
                 }
                 Some(Err(error))
             }
@@ -127,6 +134,29 @@ impl Sim {
                 self.trace.tell(&format!("c{pod}"), format_args!("ADD: not answered"));
                 None
             }
+        }
+    }
+
+    /// An ADD has failed, and nothing else was asked for that pod: nothing of it is left at the moment of the answer.
+    /// Where the kernel fails, its DEL takes off what the agent could not.
+    fn nothing_of(&self, pod: u32, machine: usize) {
+        let machine = &self.machines[machine];
+        let Ok(handle) = model::Handle::new(&format!("c{pod}"), &format!("eth{pod}")) else { return };
+        let interface = || {
+            let mut interfaces = machine.kernel.interfaces().into_iter();
+            interfaces.find(|interface| interface.host_ifname == handle.host_ifname())
+        };
+        if !machine.had_kernel_trouble()
+            && let Some(left) = interface()
+        {
+            let what = format!("c{pod} at the answer to its ADD: interface {}", left.host_ifname);
+            self.record().broken("no failed ADD and no DEL leaves anything", what);
+        }
+        let held = |node: Arc<_>| held_addresses(&node, &handle);
+        let left = machine.node().map(held).unwrap_or_default();
+        if !machine.had_kernel_trouble() && !left.is_empty() {
+            let what = format!("c{pod} at the answer to its ADD: it holds {left:?}");
+            self.record().broken("no failed ADD and no DEL leaves anything", what);
         }
     }
 
@@ -166,7 +196,7 @@ impl Sim {
             machine
         };
         self.trace.tell(&format!("c{pod}"), format_args!("DEL"));
-        loop {
+        while !self.machines[machine].is_removed() {
             let request = Request::CniDel(DelRequest { attachment: attachment(pod) });
             match self.ask(machine, request, None, None).await {
                 Some(Reply::Done) => break,
@@ -331,6 +361,12 @@ impl Sim {
     fn phase(&self, pod: u32) -> Option<Phase> {
         self.record().pods.get(&pod).map(|known| known.phase)
     }
+}
+
+fn held_addresses(node: &Node<FaultyStore>, handle: &model::Handle) -> Vec<IpAddr> {
+    let ledger = node.ledger();
+    let held = ledger.ipam().held().filter(|(holder, _)| *holder == handle);
+    held.map(|(_, address)| address).collect()
 }
 
 fn attachment(pod: u32) -> Attachment {

@@ -2,7 +2,10 @@
 //!
 //! Events speak of pods and machines by number, so that a list from which some are taken out is still a scenario.
 
+use std::time::Duration;
+
 use fastrand::Rng;
+use ipam::{AtBlockLimit, Graces, Settings};
 
 use crate::store::Faults;
 
@@ -13,6 +16,10 @@ pub struct Scenario {
     pub seed: u64,
     /// How many machines there are.
     pub machine_count: usize,
+    /// Whether there are Node objects, one for each machine.
+    pub has_nodes: bool,
+    /// How agents decide at first.
+    pub settings: Settings,
     /// Pools that are there from the start.
     pub pools: Vec<PoolPlan>,
     /// In order of time.
@@ -151,10 +158,46 @@ pub enum What {
         /// How long that takes.
         down_ms: u64,
     },
-    /// Somebody starts a second agent under the same name.
+    /// The agent is stopped and started again with other settings.
+    Reconfigure {
+        /// Where.
+        machine: usize,
+        /// Which.
+        settings: Settings,
+        /// How long until it is started again.
+        down_ms: u64,
+    },
+    /// The Node object is deleted, and made anew with another UID; the machine goes on in the same boot. One that has
+    /// not written its blocks anew in time is fenced.
+    Reregister {
+        /// Whose.
+        machine: usize,
+        /// How long there is none.
+        gap_ms: u64,
+    },
+    /// The Node object is deleted, and the machine goes down for good.
+    Remove {
+        /// Which.
+        machine: usize,
+        /// How long it runs on.
+        late_ms: u64,
+    },
+    /// The machine goes down and its Node object is deleted; another machine of its name, with nothing of it and with
+    /// another UID, boots in its place.
+    Replace {
+        /// Which.
+        machine: usize,
+        /// How long until the new one has booted.
+        down_ms: u64,
+        /// How long until it has a Node object.
+        object_ms: u64,
+    },
+    /// Somebody starts a second agent under the same name, which waits for its turn.
     SecondAgent {
         /// Where.
         machine: usize,
+        /// How long it waits.
+        patience_ms: u64,
     },
     /// The way to the store has faults for a while.
     StoreFaults {
@@ -187,35 +230,69 @@ pub const TROUBLE_MS: u64 = 60_000;
 /// The greatest cooldown of a pool.
 pub const MAX_COOLDOWN_S: u64 = 15;
 
+/// The longest grace of an empty block, of a loan nobody uses, and of a node that is gone.
+pub const MAX_RELEASE_S: u64 = 8;
+/// See [`MAX_RELEASE_S`].
+pub const MAX_RETURN_S: u64 = 4;
+/// See [`MAX_RELEASE_S`].
+pub const MAX_GONE_S: u64 = 20;
+
 impl Scenario {
     /// The scenario of a seed.
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let machine_count = [1, 2, 2, 3, 3, 4][rng.usize(0..6)];
-        let mut pools = vec![pool(&mut rng, "a", 1)];
-        if rng.bool() {
-            pools.push(pool(&mut rng, "b", 2));
+        // In half of the runs there is not much more than one block for each machine, or less.
+        let tight = rng.bool();
+        let mut pools = vec![pool(&mut rng, "a", 1, tight)];
+        if rng.u32(0..3) == 0 || !tight && rng.bool() {
+            pools.push(pool(&mut rng, "b", 2, tight));
         }
-        let mut writer = Writer { rng, machine_count, pools: pools.clone(), next_pod: 0, events: Vec::new() };
+        let settings = settings(&mut rng);
+        let has_nodes = rng.u32(0..8) > 0;
+        let (next_pod, events) = (0, Vec::new());
+        let mut writer = Writer { rng, machine_count, pools: pools.clone(), settings, next_pod, events };
         writer.pods();
         writer.operators();
         writer.crashes();
+        if has_nodes {
+            writer.nodes();
+        }
         writer.faults();
         let mut events = writer.events;
         events.sort_by_key(|event| event.at_ms);
-        Self { seed, machine_count, pools, events }
+        Self { seed, machine_count, has_nodes, settings, pools, events }
     }
 }
 
-fn pool(rng: &mut Rng, name: &str, net: u8) -> PoolPlan {
-    let cidr_len = rng.u8(27..=29);
+fn pool(rng: &mut Rng, name: &str, net: u8, tight: bool) -> PoolPlan {
+    let cidr_len = if tight { rng.u8(28..=29) } else { rng.u8(27..=29) };
+    let block_size = if tight { cidr_len + rng.u8(0..=1) } else { rng.u8(29.max(cidr_len)..=30) };
     PoolPlan {
         name: name.to_owned(),
         cidr: format!("10.{net}.0.0/{cidr_len}"),
-        block_size: rng.u8(29.max(cidr_len)..=30),
+        block_size,
         cooldown_s: [0, 1, 5, MAX_COOLDOWN_S][rng.usize(0..4)],
         disabled: false,
+    }
+}
+
+/// How the agents of a run decide. Graces are short, as everything here is.
+fn settings(rng: &mut Rng) -> Settings {
+    let graces = Graces {
+        release_after: Duration::from_secs(rng.u64(2..=MAX_RELEASE_S)),
+        return_after: Duration::from_secs(rng.u64(1..=MAX_RETURN_S)),
+        gone_after: Duration::from_secs(rng.u64(15..=MAX_GONE_S)),
+        avoid_for: Duration::from_secs(rng.u64(1..=5)),
+    };
+    let limited = rng.u32(0..4) == 0;
+    Settings {
+        strict_affinity: rng.u32(0..8) == 0,
+        max_blocks_per_node: limited.then(|| rng.u32(1..=2)),
+        at_block_limit: if rng.bool() { AtBlockLimit::Borrow } else { AtBlockLimit::Fail },
+        graces,
+        ..Settings::default()
     }
 }
 
@@ -223,6 +300,7 @@ struct Writer {
     rng: Rng,
     machine_count: usize,
     pools: Vec<PoolPlan>,
+    settings: Settings,
     next_pod: u32,
     events: Vec<Event>,
 }
@@ -352,7 +430,45 @@ impl Writer {
         }
         if self.one_in(3) {
             let (at, machine) = (self.any_time(), self.any_machine());
-            self.push(at, What::SecondAgent { machine });
+            let patience_ms = self.rng.u64(0..30_000);
+            self.push(at, What::SecondAgent { machine, patience_ms });
+        }
+        if self.one_in(4) {
+            let (at, machine) = (self.any_time(), self.any_machine());
+            let mut settings = self.settings;
+            match self.rng.u32(0..4) {
+                0 => settings.auto_allocate_blocks = false,
+                1 => settings.strict_affinity = !settings.strict_affinity,
+                2 => settings.max_blocks_per_node = Some(1),
+                _ => settings.max_blocks_per_node = None,
+            }
+            let down_ms = self.rng.u64(0..2000);
+            self.push(at, What::Reconfigure { machine, settings, down_ms });
+            if self.rng.bool() {
+                let (back, settings) = (at + self.rng.u64(0..20_000), self.settings);
+                self.push(back, What::Reconfigure { machine, settings, down_ms });
+            }
+        }
+    }
+
+    fn nodes(&mut self) {
+        let gone_ms = u64::try_from(self.settings.graces.gone_after.as_millis()).unwrap_or(u64::MAX);
+        for _ in 0..2 {
+            if self.one_in(3) {
+                let (at, machine) = (self.any_time(), self.any_machine());
+                let gap_ms = self.rng.u64(0..gone_ms / 3);
+                self.push(at, What::Reregister { machine, gap_ms });
+            }
+        }
+        if self.one_in(3) {
+            let (at, machine) = (self.any_time(), self.any_machine());
+            let (down_ms, object_ms) = (self.rng.u64(500..8_000), self.rng.u64(0..4_000));
+            self.push(at, What::Replace { machine, down_ms, object_ms });
+        }
+        if self.machine_count > 1 && self.one_in(3) {
+            let (at, machine) = (self.any_time(), self.any_machine());
+            let late_ms = self.rng.u64(0..gone_ms / 2);
+            self.push(at, What::Remove { machine, late_ms });
         }
     }
 

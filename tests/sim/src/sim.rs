@@ -5,19 +5,26 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Context;
+use ipam::protocol::{BlockObject, NodeId};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::check;
 use crate::machine::Machine;
 use crate::record::{Record, Violation};
 use crate::scenario::{Scenario, TROUBLE_MS, What};
 use crate::store::{Cluster, Faults, locked};
+use crate::tally::Counts;
 use crate::trace::Trace;
 
-/// How long after the last fault everything has to be in order: writes that are late still arrive, runtimes ask again,
-/// agents read anew.
-const SETTLE: Duration = Duration::from_secs(60);
+/// The bound of convergence: so long after the last fault, and so long after runtimes have asked for the last thing,
+/// everything is in order and nothing is half-way. It is made of what agents wait for one after the other: late writes
+/// (20 s), the grace of gone nodes (20 s), or a borrowed address (cooldown 15 s, grace 4 s, and the owner's cooldown of
+/// 15 s again); then the grace of empty blocks (8 s); and between any two of them an interval of upkeep (5 s).
+pub const CONVERGENCE: Duration = Duration::from_secs(75);
+
+/// How often what must always hold is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long agents may take to start where nothing is wrong.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -50,6 +57,8 @@ pub struct Outcome {
     pub fingerprint: u64,
     /// ADDs that succeeded.
     pub added_count: u64,
+    /// What became of blocks and loans.
+    pub counts: Counts,
 }
 
 /// The parts of a run, shared by its tasks.
@@ -86,18 +95,20 @@ pub fn run(scenario: &Scenario, scratch: &Path, loud: bool) -> anyhow::Result<Ou
             trace: trace.lines(),
             fingerprint: trace.fingerprint(),
             added_count: record.added_count,
+            counts: locked(&sim.cluster.tally).counts,
         })
     })
 }
 
 impl Sim {
     fn new(scenario: &Scenario, dir: &Path, trace: Trace) -> anyhow::Result<Arc<Self>> {
-        let cluster = Cluster::new(trace.clone());
+        let cluster = Cluster::new(trace.clone(), scenario.settings.graces.gone_after);
         let mut machines = Vec::new();
         for number in 0..scenario.machine_count {
             let name = format!("node-{number}");
             let seed = scenario.seed.wrapping_mul(31).wrapping_add(number as u64 + 1);
-            let machine = Machine::new(name.clone(), dir.join(&name), &cluster, &trace, seed);
+            let journal = dir.join(&name);
+            let machine = Machine::new(name, journal, &cluster, &trace, seed, scenario.settings);
             *locked(&machine.faults) = CALM;
             machines.push(machine);
         }
@@ -116,6 +127,9 @@ impl Sim {
 
     async fn go(self: &Arc<Self>, scenario: &Scenario) {
         for machine in &self.machines {
+            if scenario.has_nodes {
+                machine.register().await;
+            }
             tokio::spawn(machine.clone().supervise());
         }
         if !self.all_serve(START_LIMIT).await {
@@ -126,6 +140,13 @@ impl Sim {
                 return self.record().broken("a pool can be applied", pool.name.clone());
             }
         }
+        let sim = self.clone();
+        let _watching = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                sleep(WATCH_INTERVAL).await;
+                check::always(&sim).await;
+            }
+        }));
         let began = Instant::now();
         let tasks = TaskTracker::new();
         for event in &scenario.events {
@@ -141,10 +162,10 @@ impl Sim {
         self.end_trouble();
         self.trace.tell("event", format_args!("no more faults"));
         tasks.close();
-        if !self.all_serve(SETTLE).await {
+        if !self.all_serve(CONVERGENCE).await {
             return self.record().broken("agents serve again when faults have ended", "not all of them do");
         }
-        sleep_until(began + Duration::from_millis(TROUBLE_MS) + SETTLE).await;
+        sleep_until(began + Duration::from_millis(TROUBLE_MS) + CONVERGENCE).await;
         if timeout(Duration::from_secs(1), tasks.wait()).await.is_err() {
             let what = format!("{} under way", tasks.len());
             self.record().broken("what runtimes ask for succeeds when faults have ended", what);
@@ -160,7 +181,7 @@ impl Sim {
 
     async fn all_serve(&self, limit: Duration) -> bool {
         let all = async {
-            while !self.machines.iter().all(|machine| machine.serves()) {
+            while !self.machines.iter().all(|machine| machine.serves() || machine.is_removed()) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
@@ -204,13 +225,41 @@ impl Sim {
                 self.machines[machine].crash(after_ops, ms(down_ms)).await;
             }
             What::Stop { machine, down_ms } => self.machines[machine].stop(ms(down_ms)),
+            What::Reboot { machine, .. } if self.machines[machine].is_removed() => {}
             What::Reboot { machine, down_ms } => {
                 self.record().power_off(machine);
                 self.machines[machine].reboot(ms(down_ms)).await;
             }
-            What::SecondAgent { machine } => {
-                if !self.machines[machine].refuses_second_agent() {
-                    self.record().broken("one agent for each node", self.machines[machine].name.clone());
+            What::SecondAgent { machine, patience_ms } => {
+                // It may live for the rest of the run; nobody waits for that.
+                let machine = self.machines[machine].clone();
+                tokio::spawn(async move { machine.second_agent(ms(patience_ms)).await });
+            }
+            What::Reconfigure { machine, settings, down_ms } => {
+                self.machines[machine].reconfigure(settings, ms(down_ms));
+            }
+            What::Reregister { machine, gap_ms } => self.reregister(machine, ms(gap_ms)).await,
+            What::Remove { machine, late_ms } => {
+                let removed = &self.machines[machine];
+                if !removed.is_removed() {
+                    self.cluster.remove_node(&removed.name).await;
+                    sleep(ms(late_ms)).await;
+                    self.record().power_off(machine);
+                    removed.remove().await;
+                    // It may have been registered anew meanwhile.
+                    self.cluster.remove_node(&removed.name).await;
+                }
+            }
+            What::Replace { machine, down_ms, object_ms } => {
+                let replaced = &self.machines[machine];
+                if !replaced.is_removed() {
+                    self.record().power_off(machine);
+                    replaced.replace(ms(down_ms)).await;
+                    self.cluster.remove_node(&replaced.name).await;
+                    sleep(ms(object_ms)).await;
+                    if !replaced.is_removed() {
+                        replaced.register().await;
+                    }
                 }
             }
             What::StoreFaults { machine, faults, for_ms } => {
@@ -240,5 +289,45 @@ impl Sim {
                 machine.kernel.set_faults(None);
             }
         }
+    }
+
+    /// The Node object of a machine goes, and comes back with another UID. What the design assumes of nodes that are
+    /// gone is kept: a machine that has not written its blocks and loans anew before the grace of its old UID is over
+    /// is fenced.
+    async fn reregister(&self, number: usize, gap: Duration) {
+        let machine = &self.machines[number];
+        if self.cluster.remove_node(&machine.name).await.is_none() {
+            return;
+        }
+        let fence_at = Instant::now() + machine.settings().graces.gone_after * 3 / 4;
+        sleep(gap).await;
+        if machine.is_removed() {
+            return;
+        }
+        machine.register().await;
+        while !self.is_rehomed(machine).await {
+            if machine.is_removed() {
+                return;
+            }
+            if Instant::now() >= fence_at {
+                self.trace.tell(&machine.name, format_args!("fenced"));
+                self.record().power_off(number);
+                machine.reboot(Duration::from_secs(1)).await;
+                return;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Whether an agent knows its new UID, and nothing in the store is of an earlier one.
+    async fn is_rehomed(&self, machine: &Machine) -> bool {
+        let blocks = self.cluster.blocks().await;
+        let nodes = self.cluster.nodes().await.unwrap_or_default();
+        let knows = machine.node().is_some_and(|node| nodes.contains(node.ledger().keeper().me()));
+        let is_old = |node: &NodeId| node.name.as_str() == machine.name && !nodes.contains(node);
+        let of_old = |block: &BlockObject| {
+            is_old(&block.owner) || block.loans.iter().any(|loan| is_old(&loan.borrower))
+        };
+        knows && !blocks.iter().any(of_old)
     }
 }

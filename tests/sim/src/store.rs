@@ -3,6 +3,7 @@
 //! Every call travels on a task of its own, so that what an agent sent before it died still arrives. What can happen to
 //! a call is drawn from the machine's own sequence of random numbers. The objects themselves are a [`MemoryStore`]'s.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::{FutureExt, StreamExt, stream};
+use ipam::protocol::{BlockObject, NodeId};
 use store::memory::MemoryStore;
-use store::resource::Resource;
+use store::resource::{IpBlock, Metadata, Node, Resource};
 use store::{Key, List, Revision, Store, StoreError, Versioned, Watch};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::tally::{Actor, Tally};
 use crate::trace::Trace;
 
 /// Changes that watchers can go back to.
@@ -58,15 +61,62 @@ pub struct Cluster {
     /// Told of every change, and wakes watchers in the order in which they came.
     changed: Notify,
     down: Mutex<bool>,
+    /// What became of blocks and loans.
+    pub tally: Mutex<Tally>,
     trace: Trace,
 }
 
 impl Cluster {
-    /// Without objects.
+    /// Without objects. `gone_after`: the grace of nodes that are gone.
     #[must_use]
-    pub fn new(trace: Trace) -> Arc<Self> {
+    pub fn new(trace: Trace, gone_after: Duration) -> Arc<Self> {
         let objects = MemoryStore::new(HISTORY_LEN);
-        Arc::new(Self { objects, changed: Notify::new(), down: Mutex::default(), trace })
+        let tally = Mutex::new(Tally::new(gone_after));
+        Arc::new(Self { objects, changed: Notify::new(), down: Mutex::default(), tally, trace })
+    }
+
+    /// A machine, the `life`th of its name, gets a Node object of this UID.
+    pub async fn put_node(&self, name: &str, uid: &str, life: u32) {
+        if let Ok(name) = name.parse() {
+            locked(&self.tally).node_there(NodeId { name, uid: uid.to_owned() }, life);
+        }
+        let metadata = Metadata { uid: uid.to_owned(), ..Metadata::named(name) };
+        let made = self.objects.create(Node { metadata }).await;
+        self.trace
+            .tell(name, format_args!("Node object {uid}: {}", if made.is_ok() { "made" } else { "there" }));
+        self.changed.notify_waiters();
+    }
+
+    /// Deletes the Node object of this name. Its UID, if there was one.
+    pub async fn remove_node(&self, name: &str) -> Option<NodeId> {
+        let key = Key::named(name).ok()?;
+        let there = self.objects.get::<Node>(&key).await.ok()??;
+        self.objects.compare_and_delete::<Node>(&key, there.revision).await.ok()?;
+        let node = NodeId { name: name.parse().ok()?, uid: there.uid };
+        locked(&self.tally).node_gone(node.clone());
+        self.trace.tell(name, format_args!("Node object {}: deleted", node.uid));
+        self.changed.notify_waiters();
+        Some(node)
+    }
+
+    /// Every node that there is; `None` where there are no Node objects.
+    pub async fn nodes(&self) -> Option<BTreeSet<NodeId>> {
+        let nodes = self.objects.list::<Node>().await.ok()?.items;
+        let id = |node: Versioned<Node>| {
+            Some(NodeId { name: node.value.metadata.name.parse().ok()?, uid: node.uid })
+        };
+        (!nodes.is_empty()).then(|| nodes.into_iter().filter_map(id).collect())
+    }
+
+    /// The blocks as they are.
+    pub async fn blocks(&self) -> Vec<BlockObject> {
+        let blocks = self.objects.list::<IpBlock>().await.map(|list| list.items).unwrap_or_default();
+        blocks.iter().filter_map(|block| store::block_of(&block.value).ok()).collect()
+    }
+
+    async fn block(&self, key: &str) -> Option<BlockObject> {
+        let block = self.objects.get::<IpBlock>(&Key::named(key).ok()?).await.ok()??;
+        store::block_of(&block.value).ok()
     }
 
     /// Takes the store away from everybody, or gives it back.
@@ -84,7 +134,7 @@ pub struct FaultyStore {
 #[derive(Debug)]
 struct Way {
     cluster: Arc<Cluster>,
-    machine: String,
+    machine: Actor,
     faults: Arc<Mutex<Faults>>,
     rng: Mutex<Rng>,
 }
@@ -105,10 +155,10 @@ type Call<T> =
 impl FaultyStore {
     /// A way for one agent of a machine.
     #[must_use]
-    pub fn new(cluster: &Arc<Cluster>, machine: &str, faults: &Arc<Mutex<Faults>>, seed: u64) -> Self {
+    pub fn new(cluster: &Arc<Cluster>, machine: Actor, faults: &Arc<Mutex<Faults>>, seed: u64) -> Self {
         let way = Way {
             cluster: cluster.clone(),
-            machine: machine.to_owned(),
+            machine,
             faults: faults.clone(),
             rng: Mutex::new(Rng::with_seed(seed)),
         };
@@ -222,9 +272,17 @@ impl Way {
         let (cluster, machine) = (self.cluster.clone(), self.machine.clone());
         tokio::spawn(async move {
             sleep(after).await;
+            let is_block = R::KIND == IpBlock::KIND;
+            let before = if is_block { cluster.block(&key).await } else { None };
             let result = call(cluster.objects.clone()).await;
+            if is_block && result.is_ok() {
+                let after = cluster.block(&key).await;
+                locked(&cluster.tally).note(&machine, before.as_ref(), after.as_ref());
+            }
             let outcome = result.as_ref().map_or_else(ToString::to_string, |_| "made".to_owned());
-            cluster.trace.tell(&machine, format_args!("store: {operation} {} {key}: {outcome}", R::KIND));
+            cluster
+                .trace
+                .tell(&machine.name, format_args!("store: {operation} {} {key}: {outcome}", R::KIND));
             if result.is_ok() {
                 cluster.changed.notify_waiters();
             }
@@ -233,7 +291,7 @@ impl Way {
     }
 
     fn tell(&self, what: std::fmt::Arguments<'_>) {
-        self.cluster.trace.tell(&self.machine, what);
+        self.cluster.trace.tell(&self.machine.name, what);
     }
 }
 

@@ -275,6 +275,8 @@ impl NodeIpam {
         let (block, owner) = view
             .foreign
             .lenders(pool, view.node)
+            // Its own it never asks: what our copies still show as another's, or as another life's of this node.
+            .filter(|(block, owner)| *owner != view.node && self.block(block).is_none())
             .find(|(block, _)| !self.is_avoided(block, now) && !view.reservations.covers(block))?;
         Some(BlockBorrow { pool: pool.name.clone(), block, owner: owner.clone(), address: None })
     }

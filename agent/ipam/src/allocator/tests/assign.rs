@@ -286,3 +286,34 @@ fn a15_blocks_of_other_nodes_make_no_difference_to_an_address_from_an_own_block(
     assert!(matches!(&alone, Ok(Decision::Assign(given)) if given[0].pool == name("p249")));
     assert_eq!(world.decide(&of_team("second")), alone);
 }
+
+#[test]
+fn u1_an_own_block_that_the_copies_show_as_anothers_counts_once() {
+    let mut world = World::new([pool("a", "10.0.0.0/28", 30)]).reserve(&["10.0.0.0/31", "10.0.0.8/32"]);
+    world.claim("10.0.0.0/30", "a");
+    // Handed over by node-2 a moment ago, or of this node under the UID it had before.
+    for owner in ["node-2", "node-1"] {
+        world.foreign.insert(cidr("10.0.0.0/30"), owner.parse().unwrap());
+        world.foreign.insert(cidr("10.0.0.4/30"), "node-3".parse().unwrap());
+        world.assert_adds_up();
+        let usage = world.ipam.pool_usage(&world.view(), world.pools.iter().next().unwrap(), world.now);
+        assert_eq!((usage.elsewhere, usage.usage.used, usage.usage.reserved, usage.own_blocks), (4, 4, 3, 1));
+    }
+}
+
+#[test]
+fn a_node_never_asks_itself_for_a_loan() {
+    let mut world = World::new([pool("a", "10.0.0.0/29", 30)]);
+    world.claim("10.0.0.0/30", "a");
+    for container in ["c1", "c2", "c3", "c4"] {
+        world.add(container).unwrap();
+    }
+    // Its own under the UID it had before, and one of an earlier machine of its name.
+    world.foreign.insert(cidr("10.0.0.0/30"), "node-2".parse().unwrap());
+    world.foreign.insert(cidr("10.0.0.4/30"), "node-1".parse().unwrap());
+    assert!(world.decide(&request("c5")).is_err());
+    world.foreign.insert(cidr("10.0.0.4/30"), "node-3".parse().unwrap());
+    assert!(
+        matches!(world.decide(&request("c5")), Ok(Decision::Borrow(loan)) if loan.block == cidr("10.0.0.4/30"))
+    );
+}

@@ -26,6 +26,9 @@ pub struct FakeMachine {
     kernel: Arc<Fake>,
 }
 
+/// Says of each operation whether it fails.
+pub type Faults = Box<dyn FnMut(&dyn fmt::Display) -> bool + Send>;
+
 impl fmt::Debug for FakeMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FakeMachine")
@@ -48,7 +51,7 @@ impl FakeMachine {
     }
 
     /// From now on `fails` is asked about every operation before it is carried out; `None`: all succeed.
-    pub fn set_faults(&self, fails: Option<Box<dyn FnMut(&dyn fmt::Display) -> bool + Send>>) {
+    pub fn set_faults(&self, fails: Option<Faults>) {
         self.kernel.set_oracle(fails);
     }
 

@@ -194,12 +194,12 @@ impl<S: Store> Node<S> {
                 Fact::Dropped { block } => info!(%block, "a block is not ours any more"),
                 Fact::Lost { block } => warn!(%block, "a block was taken from this node"),
                 Fact::Lent { block, address, borrower, .. } => {
-                    info!(%block, %address, to = %borrower.name, "lent")
+                    info!(%block, %address, to = %borrower.name, "lent");
                 }
                 Fact::LoanEnded { block, loan, .. } => info!(%block, %loan, "a loan is over"),
                 Fact::Borrowed { loan, address } => info!(%loan, %address, "borrowed"),
                 Fact::BorrowEnded { loan } => {
-                    info!(%loan, "a borrowed address is given back, or was not to be had")
+                    info!(%loan, "a borrowed address is given back, or was not to be had");
                 }
                 Fact::BorrowLost { loan } => warn!(%loan, "a borrowed address was taken from this node"),
                 _ => {}

@@ -1,4 +1,5 @@
 //! What the simulation promises of itself.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use poolward_sim::scenario::{Event, Scenario, What};
 use poolward_sim::sim;

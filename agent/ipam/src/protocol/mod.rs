@@ -34,6 +34,8 @@ mod fact;
 mod next;
 mod object;
 mod owner;
+#[cfg(test)]
+mod traces;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};

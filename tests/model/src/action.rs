@@ -324,7 +324,7 @@ fn of_machine(net: &Net, state: &State, index: u8, actions: &mut Vec<Action>) {
     if left.node_deletes > 0 && node.is_some() {
         actions.push(Action::NodeDelete(index));
     }
-    if left.node_creates > 0 && node.is_none() && machine.on {
+    if left.node_creates > 0 && node.is_none() && machine.on && !net.is_name_taken(&state.nodes, index) {
         actions.push(Action::NodeCreate(index));
     }
     if left.clocks > 0 && machine.on && mutant::on(Mutant::WallClock) {

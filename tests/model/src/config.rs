@@ -217,17 +217,26 @@ impl Net {
         }
     }
 
-    /// A life of a machine's Node.
+    /// A life of a machine's Node. Two machines may have one name, one after the other; the UID tells them apart.
     #[must_use]
     pub fn id(&self, machine: u8, uid: u8) -> NodeId {
-        NodeId { name: self.names[usize::from(machine)].clone(), uid: format!("{uid}") }
+        NodeId { name: self.names[usize::from(machine)].clone(), uid: format!("{machine}.{uid}") }
     }
 
     /// The machine of a node, and which of its lives it is.
     #[must_use]
     pub fn life(&self, id: &NodeId) -> (u8, u8) {
-        let machine = self.names.iter().position(|name| *name == id.name).unwrap_or(usize::MAX);
-        (u8::try_from(machine).unwrap_or(u8::MAX), id.uid.parse().unwrap_or(0))
+        let (machine, uid) = id.uid.split_once('.').unwrap_or_default();
+        (machine.parse().unwrap_or(u8::MAX), uid.parse().unwrap_or(0))
+    }
+
+    /// Whether another machine has the Node of this one's name.
+    #[must_use]
+    pub fn is_name_taken(&self, nodes: &[Option<u8>], machine: u8) -> bool {
+        let name = &self.names[usize::from(machine)];
+        (0u8..).zip(nodes).any(|(other, node)| {
+            other != machine && node.is_some() && self.names[usize::from(other)] == *name
+        })
     }
 
     /// Time by a clock that shows so many ticks.

@@ -92,7 +92,7 @@ pub fn all() -> Vec<Config> {
             about: "a borrower asks, gives up and gives back; replies are lost",
             pools: &[ONE_BLOCK_OF_TWO],
             pods: &[0, 1],
-            budget: Budget { lost: 1, give_ups: 1, ticks: 1, ..BASE.budget },
+            budget: Budget { lost: 1, give_ups: 1, ..BASE.budget },
             ..BASE
         },
         Config {
@@ -118,6 +118,7 @@ pub fn all() -> Vec<Config> {
             started: 3,
             pools: &[ONE_BLOCK_OF_TWO],
             pods: &[0, 1, 2],
+            look_at_once: true,
             budget: Budget { give_ups: 1, lost: 0, ..BASE.budget },
             ..BASE
         },
@@ -144,7 +145,17 @@ pub fn all() -> Vec<Config> {
             about: "a node is registered anew under its name, with a reboot or without one",
             pools: &[ONE_BLOCK_OF_TWO],
             pods: &[0, 1],
-            budget: Budget { offs: 1, ons: 1, node_deletes: 1, node_creates: 1, ticks: 1, ..BASE.budget },
+            budget: Budget { offs: 1, ons: 1, node_deletes: 1, node_creates: 1, ..BASE.budget },
+            ..BASE
+        },
+        Config {
+            name: "replaced",
+            about: "another machine takes a node's name while the first one runs on",
+            machines: &["n0", "n0"],
+            started: 1,
+            pools: &[ONE_BLOCK_OF_TWO],
+            pods: &[0, 0, 1],
+            budget: Budget { offs: 1, ons: 1, node_deletes: 1, node_creates: 1, ticks: 2, ..BASE.budget },
             ..BASE
         },
         Config {
@@ -152,22 +163,40 @@ pub fn all() -> Vec<Config> {
             about: "copies of blocks, pools and nodes are old, each kind by itself",
             pools: &[ONE_BLOCK_OF_TWO],
             started: 1,
-            pods: &[0, 1],
+            pods: &[1, 1],
             copying: Copying::StaleByKind,
-            look_anywhere: true,
-            budget: Budget { ons: 1, node_creates: 1, ticks: 1, dels: 1, ..BASE.budget },
+            look_at_once: true,
+            budget: Budget { ons: 1, node_creates: 1, ticks: 1, ..BASE.budget },
             ..BASE
         },
         Config {
-            name: "pools",
-            about: "pools are added, deleted and disabled; two of them overlap",
+            name: "overlap",
+            about: "two pools that overlap are made; agents admit them by old copies",
             pools: &[
-                PoolDef { name: "one", cidr: "10.0.0.0/31", block_len: 31, team: None, from_start: true },
+                PoolDef { name: "one", cidr: "10.0.0.0/31", block_len: 31, team: None, from_start: false },
                 PoolDef { name: "two", cidr: "10.0.0.0/30", block_len: 31, team: None, from_start: false },
             ],
-            pods: &[0, 1],
+            pods: &[0],
             copying: Copying::Stale,
-            budget: Budget { pool_adds: 1, pool_deletes: 1, dels: 1, ticks: 1, ..BASE.budget },
+            look_at_once: true,
+            budget: Budget { pool_adds: 2, ..BASE.budget },
+            ..BASE
+        },
+        Config {
+            name: "retire",
+            about: "a pool is deleted while claims are under way, and made again under its name; copies are old",
+            pools: &[ONE_BLOCK_OF_TWO],
+            pods: &[0],
+            copying: Copying::Stale,
+            budget: Budget { pool_adds: 1, pool_deletes: 1, ..BASE.budget },
+            ..BASE
+        },
+        Config {
+            name: "disable",
+            about: "a pool is disabled and enabled again, and its blocks drain meanwhile",
+            pools: &[ONE_BLOCK_OF_TWO],
+            pods: &[0, 1],
+            budget: Budget { pool_switches: 2, ticks: 1, ..BASE.budget },
             ..BASE
         },
         Config {
@@ -194,8 +223,27 @@ pub fn all() -> Vec<Config> {
             name: "away",
             about: "an agent starts while the store is away, and reaches it later",
             pools: &[ONE_BLOCK_OF_TWO],
-            pods: &[0, 0, 1],
-            budget: Budget { crashes: 1, away: 1, offs: 1, ons: 1, ..BASE.budget },
+            pods: &[0, 1],
+            budget: Budget { crashes: 1, away: 1, ..BASE.budget },
+            ..BASE
+        },
+        Config {
+            name: "reboot",
+            about: "a machine reboots while the store is away, and another node claims meanwhile",
+            pools: &[ONE_BLOCK_OF_TWO],
+            pods: &[0, 1],
+            look_at_once: true,
+            budget: Budget { offs: 1, ons: 1, away: 1, relists: 1, ..BASE.budget },
+            ..BASE
+        },
+        Config {
+            name: "old",
+            about: "copies of everything are old while blocks change hands",
+            pools: &[ONE_BLOCK_OF_TWO],
+            pods: &[0, 1],
+            copying: Copying::Stale,
+            look_at_once: true,
+            budget: Budget { ..BASE.budget },
             ..BASE
         },
         Config {
@@ -243,15 +291,16 @@ pub fn for_mutant(mutant: Mutant) -> Vec<Config> {
         Mutant::UnansweredClaimWins => &["claims"],
         Mutant::ReclaimFromCache => &["stale"],
         Mutant::ReleaseWithLoan => &["drain"],
-        Mutant::InheritByName | Mutant::RehomeWithoutNonce => &["again", "gone"],
+        Mutant::InheritByName | Mutant::RehomeWithoutNonce => &["replaced", "again"],
         Mutant::GrantBeforeJournal => &["crashes", "loans"],
         Mutant::GrantTwice => &["lenders"],
         Mutant::ReleaseSettledByRead => &["release", "loans"],
-        Mutant::AdmitFromStaleCopy | Mutant::ClaimWithoutReread => &["pools"],
-        Mutant::ServeFromList => &["again", "away"],
+        Mutant::AdmitFromStaleCopy => &["overlap"],
+        Mutant::ClaimWithoutReread => &["retire"],
+        Mutant::ServeFromList => &["again"],
         Mutant::UnansweredGrantVoid | Mutant::GiveUpSilently => &["loans"],
         Mutant::StaleMetadata => &["metadata"],
-        Mutant::EarlierBoot => &["away", "again"],
+        Mutant::EarlierBoot => &["reboot"],
     };
     names.iter().filter_map(|name| all().into_iter().find(|config| config.name == *name)).collect()
 }

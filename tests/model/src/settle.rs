@@ -179,6 +179,12 @@ fn calmed(net: &Net, state: &State) -> State {
             calm.nodes[number] = None;
             continue;
         }
+        if net.is_name_taken(&calm.nodes, machine) {
+            // Another machine goes by its name by now: this one is switched off in the end.
+            calm.left.offs = 1;
+            calm = step::next(net, &calm, &Action::Off(machine)).unwrap_or(calm);
+            continue;
+        }
         if calm.nodes[number].is_none() {
             calm.left.node_creates = 1;
             calm = step::next(net, &calm, &Action::NodeCreate(machine)).unwrap_or(calm);
@@ -213,6 +219,9 @@ fn calmed(net: &Net, state: &State) -> State {
 /// What is not in order at rest: everything that is free must be assignable, no block a gone node's, and nothing
 /// half-way.
 fn problem(net: &Net, state: &State) -> Option<String> {
+    if state.machines.iter().all(|machine| machine.agents.is_empty()) {
+        return None;
+    }
     for (block, seen) in state.objects.iter() {
         let (machine, uid) = net.life(&seen.object.owner);
         let owner = Who { machine, agent: 0 }.agent_of(state);
@@ -278,8 +287,7 @@ fn of_agents(net: &Net, state: &State) -> Option<String> {
     }
     for (object, name) in state.pools.objects.iter().zip(&net.pool_names) {
         let blocks = state.objects.values().any(|seen| seen.object.pool == *name);
-        let nobody = state.machines.iter().all(|machine| machine.agents.is_empty());
-        if object.deleting && !blocks && !nobody {
+        if object.deleting && !blocks {
             return Some(format!("  pool {name} is deleted, has no block, and stays"));
         }
     }

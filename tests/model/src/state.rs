@@ -129,7 +129,7 @@ pub enum Look {
         /// The block.
         block: Cidr,
         /// Its object.
-        seen: Option<Seen>,
+        seen: Option<Arc<Seen>>,
         /// Whether to read the registry.
         registry: bool,
         /// Which nodes may be gone.

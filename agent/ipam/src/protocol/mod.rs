@@ -37,6 +37,8 @@ mod owner;
 mod range;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traces;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -71,7 +71,9 @@ impl Keeper {
                 && self.volatile.wanted.get(nonce) == Some(&request.handle)
         });
         // A block that we have ourselves, whatever an old copy says of it, is settled first.
-        if waiting.is_some() || self.tenures.contains_key(&borrow.block) {
+        let ours =
+            self.tenures.get(&borrow.block).is_some_and(|tenure| tenure.phase != super::Phase::Claiming);
+        if waiting.is_some() || ours {
             return Next::Wait { block: borrow.block };
         }
         let asking = Fact::Asking {

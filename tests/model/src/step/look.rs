@@ -27,7 +27,7 @@ pub(super) fn read(net: &Net, state: &mut State, who: Who, block: Cidr) {
     let at_once = net.config.look_at_once || nothing_else && !net.config.split_read;
     let look = Look::Read {
         block,
-        seen: state.objects.get(&block).cloned(),
+        seen: state.objects.get(&block).cloned().map(Arc::new),
         registry: attention.registry,
         check_gone: attention.check_gone.into_iter().collect(),
     };
@@ -54,7 +54,7 @@ pub fn decide_only(net: &Net, state: &State, who: Who) -> Option<BlockDecision> 
     };
     let gone: BTreeSet<NodeId> = check_gone.iter().filter(|id| !there(id)).cloned().collect();
     let live =
-        Live { block: seen.as_ref(), registry: registry.then_some(&state.pools.registry), gone: &gone };
+        Live { block: seen.as_deref(), registry: registry.then_some(&state.pools.registry), gone: &gone };
     let view = net.view(who.machine, &agent.copies.objects, &agent.copies.pools);
     let now = now_of(state, who.machine);
     Some(agent.keeper.decide_block(&net.cluster(&view), block, &live, now, state.fresh_nonce(who.machine)))

@@ -168,7 +168,7 @@ fn sync(net: &Net, state: &mut State, who: Who, kind: Kind) {
     let fresh = fresh_copies(state);
     let Some(agent) = who.agent_in(state).filter(|agent| !agent.away) else { return };
     let team = agent.copies.team;
-    let before = agent.copies.nodes.clone();
+    let before = agent.copies.clone();
     match kind {
         Kind::All => agent.copies = fresh,
         Kind::Blocks => agent.copies.objects = fresh.objects,
@@ -179,7 +179,8 @@ fn sync(net: &Net, state: &mut State, who: Who, kind: Kind) {
     if net.config.metadata && kind != Kind::Blocks {
         agent.copies.team = team;
     }
-    if agent.copies.nodes != before {
+    let fresh = net.config.copying == Copying::Fresh;
+    if agent.copies.nodes != before.nodes || !fresh && agent.copies.objects != before.objects {
         observe(net, state, who);
     }
 }

@@ -23,7 +23,6 @@ use crate::scenario::Scenario;
 use crate::sim::{CONVERGENCE, Sim};
 use crate::store::{FaultyStore, locked};
 
-
 /// Pods that fill pools have numbers from here on.
 const FILL_PODS_FROM: u32 = 1_000_000;
 
@@ -71,8 +70,13 @@ pub(crate) async fn always(sim: &Arc<Sim>) {
 
 /// Machines that are not off for good.
 fn there(sim: &Sim) -> impl Iterator<Item = usize> + use<> {
-    let there: Vec<usize> =
-        sim.machines.iter().enumerate().filter(|(_, machine)| !machine.is_removed()).map(|(at, _)| at).collect();
+    let there: Vec<usize> = sim
+        .machines
+        .iter()
+        .enumerate()
+        .filter(|(_, machine)| !machine.is_removed())
+        .map(|(at, _)| at)
+        .collect();
     there.into_iter()
 }
 
@@ -100,12 +104,13 @@ async fn invariants(sim: &Arc<Sim>, strength: Strength, when: &str) {
     };
     let found = {
         let ledgers: Vec<_> = agents.iter().map(|(_, node)| node.ledger()).collect();
-        let members = agents.iter().zip(&ledgers).zip(&views).map(|(((_, node), ledger), (view, now))| Member {
-            name: &node.config.node_name,
-            ipam: ledger.ipam(),
-            keeper: Some(ledger.keeper()),
-            view: Some((view.cluster(), *now)),
-        });
+        let members =
+            agents.iter().zip(&ledgers).zip(&views).map(|(((_, node), ledger), (view, now))| Member {
+                name: &node.config.node_name,
+                ipam: ledger.ipam(),
+                keeper: Some(ledger.keeper()),
+                view: Some((view.cluster(), *now)),
+            });
         let live = promised.iter().filter_map(|(machine, handle, address)| {
             let (_, agent) = agents.iter().find(|(at, _)| at == machine)?;
             Some(LiveHolder { address: *address, handle, node: &agent.config.node_name })

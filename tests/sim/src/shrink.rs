@@ -50,8 +50,14 @@ mod tests {
     #[test]
     fn only_the_events_that_matter_are_left() {
         let event = |pod| Event { at_ms: u64::from(pod), what: What::Del { pod } };
-        let scenario =
-            Scenario { seed: 0, machine_count: 1, has_nodes: false, settings: ipam::Settings::default(), pools: Vec::new(), events: (0..50).map(event).collect() };
+        let scenario = Scenario {
+            seed: 0,
+            machine_count: 1,
+            has_nodes: false,
+            settings: ipam::Settings::default(),
+            pools: Vec::new(),
+            events: (0..50).map(event).collect(),
+        };
         let pods = |scenario: &Scenario| -> Vec<u32> {
             let pod = |event: &Event| match event.what {
                 What::Del { pod } => pod,

@@ -313,5 +313,7 @@ fn a_node_never_asks_itself_for_a_loan() {
     world.foreign.insert(cidr("10.0.0.4/30"), "node-1".parse().unwrap());
     assert!(world.decide(&request("c5")).is_err());
     world.foreign.insert(cidr("10.0.0.4/30"), "node-3".parse().unwrap());
-    assert!(matches!(world.decide(&request("c5")), Ok(Decision::Borrow(loan)) if loan.block == cidr("10.0.0.4/30")));
+    assert!(
+        matches!(world.decide(&request("c5")), Ok(Decision::Borrow(loan)) if loan.block == cidr("10.0.0.4/30"))
+    );
 }

@@ -50,6 +50,9 @@ const LAST_POLLS_MAX: usize = 1000;
 /// by a kernel that enters them, and the fake one does not.
 const NAMESPACES: [&str; 8] = ["net", "uts", "ipc", "mnt", "pid", "user", "cgroup", "time"];
 
+/// Says of each kernel operation whether it fails.
+pub type Fails = Box<dyn FnMut(&dyn std::fmt::Display) -> bool + Send>;
+
 /// See the module. There is one of each for the whole run.
 #[derive(Debug)]
 pub struct Machine {
@@ -95,6 +98,8 @@ struct State {
     requests: Vec<AbortHandle>,
     /// Kernel operations failed, or were cut short.
     kernel_trouble: bool,
+    /// Kernel operations fail now and then.
+    kernel_fails: bool,
     /// What nobody but this module can see.
     problems: Vec<String>,
 }
@@ -128,6 +133,7 @@ impl Machine {
             removed: false,
             requests: Vec::new(),
             kernel_trouble: false,
+            kernel_fails: false,
             problems: Vec::new(),
         };
         Arc::new(Self {
@@ -273,7 +279,7 @@ impl Machine {
         let ledger = node.ledger();
         let half = ledger.pods().filter(|pod| pod.wired.is_none()).map(|pod| pod.handle().to_string());
         let half: Vec<String> = half.collect();
-        if !half.is_empty() && !self.had_kernel_trouble() {
+        if !half.is_empty() && !locked(&self.state).kernel_fails {
             let problem = format!("{}: serves with ADDs that were cut short: {half:?}", self.name);
             locked(&self.state).problems.push(problem);
         }
@@ -439,6 +445,15 @@ impl Machine {
     #[must_use]
     pub fn boot_ms(&self) -> u64 {
         Clock::of_runtime(locked(&self.state).boot).now().as_millis()
+    }
+
+    /// Makes kernel operations fail now and then, or not any more.
+    pub fn set_kernel_faults(&self, fails: Option<Fails>) {
+        let mut state = locked(&self.state);
+        state.kernel_fails = fails.is_some();
+        state.kernel_trouble |= fails.is_some();
+        drop(state);
+        self.kernel.set_faults(fails);
     }
 
     /// From now on, what the kernel shows may be half of something.

@@ -192,7 +192,7 @@ impl Sim {
         self.cluster.set_down(false);
         for machine in &self.machines {
             *locked(&machine.faults) = CALM;
-            machine.kernel.set_faults(None);
+            machine.set_kernel_faults(None);
         }
     }
 
@@ -275,10 +275,9 @@ impl Sim {
             }
             What::KernelFaults { machine, chance, for_ms } => {
                 let machine = &self.machines[machine];
-                machine.note_kernel_trouble();
                 let mut rng = fastrand::Rng::with_seed(self.seed ^ u64::from(chance));
                 let trace = (self.trace.clone(), machine.name.clone());
-                machine.kernel.set_faults(Some(Box::new(move |operation| {
+                machine.set_kernel_faults(Some(Box::new(move |operation| {
                     let fails = rng.u32(0..1000) < chance;
                     if fails {
                         trace.0.tell(&trace.1, format_args!("kernel: {operation} fails"));
@@ -286,7 +285,7 @@ impl Sim {
                     fails
                 })));
                 sleep(ms(for_ms)).await;
-                machine.kernel.set_faults(None);
+                machine.set_kernel_faults(None);
             }
         }
     }

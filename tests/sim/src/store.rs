@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::{FutureExt, StreamExt, stream};
-use ipam::protocol::{BlockObject, NodeId};
+use ipam::protocol::{BlockObject, NodeId, Nonce};
 use store::memory::MemoryStore;
 use store::resource::{IpBlock, Metadata, Node, Resource};
 use store::{Key, List, Revision, Store, StoreError, Versioned, Watch};
@@ -275,11 +275,14 @@ impl Way {
             let is_block = R::KIND == IpBlock::KIND;
             let before = if is_block { cluster.block(&key).await } else { None };
             let result = call(cluster.objects.clone()).await;
+            let after = if is_block && result.is_ok() { cluster.block(&key).await } else { None };
             if is_block && result.is_ok() {
-                let after = cluster.block(&key).await;
                 locked(&cluster.tally).note(&machine, before.as_ref(), after.as_ref());
             }
-            let outcome = result.as_ref().map_or_else(ToString::to_string, |_| "made".to_owned());
+            let mut outcome = result.as_ref().map_or_else(ToString::to_string, |_| "made".to_owned());
+            if let Some(block) = after {
+                outcome += &format!(": {}", in_short(&block));
+            }
             cluster
                 .trace
                 .tell(&machine.name, format_args!("store: {operation} {} {key}: {outcome}", R::KIND));
@@ -403,6 +406,17 @@ impl<R: Resource> Watcher<R> {
             return event;
         }
     }
+}
+
+/// Whose a block is and what of it is lent; of nonces the last digits.
+fn in_short(block: &BlockObject) -> String {
+    let nonce = |nonce: &Nonce| format!("{:04x}", nonce.0 & 0xffff);
+    let loans: Vec<String> = block
+        .loans
+        .iter()
+        .map(|loan| format!("{} {} {:?}", nonce(&loan.nonce), loan.borrower.name, loan.state))
+        .collect();
+    format!("{} {} {loans:?}", block.owner, nonce(&block.nonce))
 }
 
 fn unavailable<R: Resource>(operation: &'static str, key: String, reason: &str) -> StoreError {

@@ -25,7 +25,10 @@ impl Keeper {
         now: BootTime,
     ) -> BlockDecision {
         let block = seen.object.cidr;
-        let Some(tenure) = self.tenures.get(&block) else { return handed_over(seen) };
+        // Known by the nonce of a request: handed over, even if a claim of our own is still on record that another was
+        // quicker than.
+        let tenure = self.tenures.get(&block).filter(|tenure| tenure.nonce == seen.object.nonce);
+        let Some(tenure) = tenure else { return handed_over(seen) };
         match tenure.phase {
             Phase::Claiming => self.decide_claimed(seen, tenure, live),
             Phase::Releasing { base } if base == seen.revision => {
@@ -304,5 +307,57 @@ impl Loans<'_> {
         let cooldown =
             self.view.pools.by_name(self.block.pool()).map(|pool| pool.cooldown).unwrap_or_default();
         self.block.end_loan(lent.address, self.now, self.now.after(cooldown));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use model::{Labels, NodeName};
+
+    use super::*;
+    use crate::allocator::Settings;
+    use crate::claim::ForeignBlocks;
+    use crate::pool::PoolTable;
+    use crate::protocol::{NodeId, Nonce, ObjectRevision};
+    use crate::reservation::Reservations;
+
+    #[test]
+    fn a_block_handed_over_while_an_own_claim_is_on_record_is_ours_by_the_nonce_of_its_object() {
+        let node: NodeName = "node-1".parse().unwrap();
+        let me = NodeId { name: node.clone(), uid: "u1".to_owned() };
+        let (block, pool): (Cidr, model::PoolName) = ("10.0.0.0/30".parse().unwrap(), "a".parse().unwrap());
+        let (claim, loan, pool_uid) = (Nonce(1), Nonce(2), "p".to_owned());
+        let mut keeper = Keeper::new(me.clone());
+        let facts = [
+            Fact::Claiming { block, pool: pool.clone(), pool_uid: pool_uid.clone(), nonce: claim },
+            Fact::Asking { block, pool: pool.clone(), loan, address: None },
+        ];
+        for fact in &facts {
+            keeper.apply(fact).unwrap();
+        }
+        let object = BlockObject { cidr: block, pool, pool_uid, owner: me, nonce: loan, loans: Vec::new() };
+        let seen = Seen { revision: ObjectRevision(7), object };
+        let (pools, reservations, foreign) =
+            (PoolTable::default(), Reservations::default(), ForeignBlocks::default());
+        let (node_labels, settings, gone) = (Labels::new(), Settings::default(), BTreeSet::new());
+        let view = ClusterView {
+            pools: &pools,
+            reservations: &reservations,
+            foreign: &foreign,
+            node: &node,
+            node_labels: &node_labels,
+            settings: &settings,
+        };
+        let registry = crate::registry::Registry::default();
+        let live = Live { block: Some(&seen), registry: Some(&registry), gone: &gone };
+        let decision = keeper.decide_block(&view, &block, &live, BootTime::default(), Nonce(3));
+        assert_eq!(decision.write, None);
+        for fact in &decision.before {
+            keeper.apply(fact).unwrap();
+        }
+        let tenure = keeper.tenure(&block).unwrap();
+        assert_eq!((tenure.nonce, tenure.phase), (loan, Phase::Owned));
     }
 }

@@ -70,7 +70,8 @@ fn the_hosts_end_goes_up_only_when_it_is_guarded() {
 
 #[test]
 fn whatever_operation_fails_everything_before_it_is_taken_back() {
-    let netns = File::open("/dev/null").unwrap();
+    // Which namespace a descriptor shows is its inode to the fake.
+    let (netns, other_netns) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
     let operation_count = {
         let (dataplane, fake) = dataplane();
         dataplane.wire(&wiring(1), netns.as_fd()).unwrap();
@@ -79,7 +80,7 @@ fn whatever_operation_fails_everything_before_it_is_taken_back() {
     assert!(operation_count >= 15, "{operation_count}");
     for failing in 0..operation_count {
         let (dataplane, fake) = dataplane();
-        dataplane.wire(&wiring(9), netns.as_fd()).unwrap();
+        dataplane.wire(&wiring(9), other_netns.as_fd()).unwrap();
         let without_switches = |state: &State| State { sysctls: Default::default(), ..state.clone() };
         let before = without_switches(&fake.state());
         fake.take_log();
@@ -175,11 +176,11 @@ fn a_pool_is_ready_once_its_tag_and_the_nat_it_asks_for_are_in_the_kernel() {
 #[test]
 fn a_group_that_fails_does_not_keep_others_from_their_work() {
     let (dataplane, fake) = dataplane();
-    let netns = File::open("/dev/null").unwrap();
+    let (netns, other_netns) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
     let (a, b) = (wiring(1), wiring(2));
     assert!(dataplane.reconcile(&desired(&dataplane, &[])).errors.is_empty());
     dataplane.wire(&a, netns.as_fd()).unwrap();
-    dataplane.wire(&b, netns.as_fd()).unwrap();
+    dataplane.wire(&b, other_netns.as_fd()).unwrap();
     let state = desired(&dataplane, &[&a, &b]);
     fake.state().programs.endpoints.clear();
     fake.state().programs.attached.clear();

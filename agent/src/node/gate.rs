@@ -1,13 +1,13 @@
 //! One request at a time for each handle, in order of arrival; a DEL cancels the ADDs before it.
 //!
-//! A runtime may send DEL while its ADD is still under way, or ADD again after giving up on the first one. The
-//! order here is what keeps an address from being wired after its DEL was answered.
+//! Who may run and who is cancelled is decided in `ipam` ([`Line`]); here they wait, and are told.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipam::{Line, Visit};
 use model::Handle;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The gates of all handles with a request under way or waiting. One for the agent.
@@ -18,14 +18,11 @@ pub struct Gates {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Passed by one request at a time, first come first served (tokio's mutex is fair).
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// ADDs under way or waiting, by visitor.
+    line: Line,
+    /// Who left, or came: look again.
+    moved: Arc<Notify>,
+    /// How ADDs are told that they are cancelled, by their number in the line.
     adds: Vec<(u64, CancellationToken)>,
-    /// Requests that hold or wait for the turn.
-    visitors: usize,
-    /// Number of the next visitor.
-    next: u64,
 }
 
 /// A request's place in the line of its handle; leaving the line is dropping it.
@@ -33,48 +30,41 @@ struct Slot {
 pub struct Place {
     gates: Gates,
     handle: Handle,
-    turn: Arc<tokio::sync::Mutex<()>>,
-    visitor: u64,
+    moved: Arc<Notify>,
+    number: u64,
 }
 
 /// The turn itself: while it lives, no other request of this handle runs.
 #[derive(Debug)]
 pub struct Turn {
-    // Dropped in this order: the turn is free before the place is given up.
-    _guard: OwnedMutexGuard<()>,
     _place: Place,
 }
 
 impl Gates {
     /// Queues an ADD. It must watch `cancel`, which fires when a DEL queues behind it or its client hangs up.
     pub fn queue_add(&self, handle: &Handle, cancel: &CancellationToken) -> Place {
-        let mut slots = self.lock();
-        let slot = slots.entry(handle.clone()).or_default();
-        slot.adds.push((slot.next, cancel.clone()));
-        self.place(handle, slot)
+        self.queue(handle, Visit::Add, Some(cancel))
     }
 
     /// Queues a DEL: every ADD before it is cancelled.
     pub fn queue_del(&self, handle: &Handle) -> Place {
-        let mut slots = self.lock();
-        let slot = slots.entry(handle.clone()).or_default();
-        for (_, add) in slot.adds.drain(..) {
-            add.cancel();
-        }
-        self.place(handle, slot)
+        self.queue(handle, Visit::Del, None)
     }
 
     /// Queues a request that only looks.
     pub fn queue_check(&self, handle: &Handle) -> Place {
-        let mut slots = self.lock();
-        let slot = slots.entry(handle.clone()).or_default();
-        self.place(handle, slot)
+        self.queue(handle, Visit::Look, None)
     }
 
-    fn place(&self, handle: &Handle, slot: &mut Slot) -> Place {
-        slot.visitors += 1;
-        slot.next += 1;
-        Place { gates: self.clone(), handle: handle.clone(), turn: slot.turn.clone(), visitor: slot.next - 1 }
+    fn queue(&self, handle: &Handle, visit: Visit, cancel: Option<&CancellationToken>) -> Place {
+        let mut slots = self.lock();
+        let slot = slots.entry(handle.clone()).or_default();
+        let number = slot.line.arrive(visit);
+        slot.adds.extend(cancel.map(|cancel| (number, cancel.clone())));
+        for (_, add) in slot.adds.iter().filter(|(number, _)| slot.line.is_cancelled(*number)) {
+            add.cancel();
+        }
+        Place { gates: self.clone(), handle: handle.clone(), moved: slot.moved.clone(), number }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Handle, Slot>> {
@@ -85,8 +75,20 @@ impl Gates {
 impl Place {
     /// Waits until every request before this one has ended.
     pub async fn turn(self) -> Turn {
-        let guard = self.turn.clone().lock_owned().await;
-        Turn { _guard: guard, _place: self }
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            // From here on nobody who leaves is missed.
+            moved.as_mut().enable();
+            if self.has_turn() {
+                break;
+            }
+            moved.await;
+        }
+        Turn { _place: self }
+    }
+
+    fn has_turn(&self) -> bool {
+        self.gates.lock().get(&self.handle).is_some_and(|slot| slot.line.has_turn(self.number))
     }
 }
 
@@ -94,9 +96,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut slots = self.gates.lock();
         if let Some(slot) = slots.get_mut(&self.handle) {
-            slot.visitors -= 1;
-            slot.adds.retain(|(visitor, _)| *visitor != self.visitor);
-            if slot.visitors == 0 {
+            slot.line.leave(self.number);
+            slot.adds.retain(|(number, _)| *number != self.number);
+            slot.moved.notify_waiters();
+            if slot.line.is_empty() {
                 slots.remove(&self.handle);
             }
         }

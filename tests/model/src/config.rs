@@ -1,6 +1,7 @@
 //! What a configuration consists of, and how it is made ready for checking.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -59,6 +60,42 @@ pub struct Budget {
     pub clocks: u8,
     /// A second agent is started on a machine.
     pub seconds: u8,
+}
+
+impl fmt::Display for Budget {
+    /// What may happen at all, and how often.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("ticks", self.ticks),
+            ("lost", self.lost),
+            ("twice", self.twice),
+            ("crashes", self.crashes),
+            ("away", self.away),
+            ("relists", self.relists),
+            ("offs", self.offs),
+            ("ons", self.ons),
+            ("node deletes", self.node_deletes),
+            ("node creates", self.node_creates),
+            ("give ups", self.give_ups),
+            ("dels", self.dels),
+            ("vanishes", self.vanishes),
+            ("gcs", self.gcs),
+            ("releases", self.releases),
+            ("pool adds", self.pool_adds),
+            ("pool deletes", self.pool_deletes),
+            ("pool switches", self.pool_switches),
+            ("relabels", self.relabels),
+            ("clocks", self.clocks),
+            ("seconds", self.seconds),
+        ];
+        let told: Vec<String> = counts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        f.write_str(if told.is_empty() { "nothing goes wrong" } else { "" })?;
+        f.write_str(&told.join(", "))
+    }
 }
 
 /// How agents see the store, when they do not read it live.

@@ -123,7 +123,7 @@ fn model(names: &[String], limit: Duration, verbose: bool) -> bool {
 
 fn line_of(config: &Config, report: &Report, result: &str) -> String {
     format!(
-        "{:<10} {:>9} {:>9} {:>5} {:>6} {:>6} {:>5.1} s  {result}",
+        "{:<10} {:>9} {:>9} {:>5} {:>6} {:>6} {:>5.1} s  {result}\n           {}; {} nodes, {} pods; at most: {}",
         config.name,
         report.states,
         report.unique,
@@ -131,6 +131,10 @@ fn line_of(config: &Config, report: &Report, result: &str) -> String {
         poolward_protocol_check::truth::CHECKS.len(),
         report.settle_steps,
         report.took.as_secs_f64(),
+        config.about,
+        config.machines.len(),
+        config.pods.len(),
+        config.budget,
     )
 }
 

@@ -2,9 +2,8 @@
 
 use std::net::IpAddr;
 
-use ipam::mutant::{self, Mutant};
 use ipam::protocol::{Fact, LoanState, Next};
-use ipam::{Assignment, MetadataKnown, MetadataStep, is_leaked, next_metadata_step};
+use ipam::{Assignment, Line, MetadataKnown, MetadataStep, Visit, is_leaked, next_metadata_step};
 use model::BootTime;
 
 use super::{Who, both, now_of, observe, record, request_of};
@@ -188,13 +187,24 @@ fn end(net: &Net, state: &mut State, pod: u8, stage: Stage) {
 pub(super) fn remove(net: &Net, state: &mut State, who: Who, pod: u8) {
     let stage = state.pods[usize::from(pod)].stage;
     state.pods[usize::from(pod)].del_asked = false;
-    if stage == Stage::Asked && mutant::on(Mutant::DelOvertakesAdd) {
+    // The handle's line, as the gate has it: an ADD under way, then this DEL.
+    let mut line = Line::default();
+    let add = (stage == Stage::Asked).then(|| line.arrive(Visit::Add));
+    let del = line.arrive(Visit::Del);
+    if let Some(add) = add.filter(|add| line.is_cancelled(*add)) {
+        // It sees so at its next step, takes itself back, and leaves.
+        nobody_waits(net, state, who, pod);
+        line.leave(add);
+    }
+    if !line.has_turn(del) {
+        // It waits, and is asked again.
+        state.pods[usize::from(pod)].del_asked = true;
+        return;
+    }
+    if add.is_some_and(|add| line.has(add)) {
         // There is nothing yet, so the DEL is answered; the ADD goes on behind its back.
         state.pods[usize::from(pod)].teams |= AFTER_DEL;
         return;
-    }
-    if stage == Stage::Asked {
-        nobody_waits(net, state, who, pod);
     }
     free(net, state, who, pod);
     end(net, state, pod, Stage::Gone);

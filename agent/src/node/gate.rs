@@ -148,9 +148,11 @@ mod tests {
     #[tokio::test]
     async fn an_add_that_has_ended_is_not_cancelled_by_a_later_del() {
         let gates = Gates::default();
-        let keep = gates.queue_check(&handle("a"));
         let ended = CancellationToken::new();
-        drop(gates.queue_add(&handle("a"), &ended).turn().await);
+        let add = gates.queue_add(&handle("a"), &ended);
+        // Somebody behind it, so that the line lives on.
+        let keep = gates.queue_check(&handle("a"));
+        drop(add.turn().await);
         drop(gates.queue_del(&handle("a")));
         assert!(!ended.is_cancelled());
         drop(keep);

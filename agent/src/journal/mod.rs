@@ -5,7 +5,7 @@
 //! people can read it:
 //!
 //! ```text
-//! 1c291ca3 {"journal":"poolward","version":1,"node":"node-1","bootId":"…"}
+//! 1c291ca3 {"journal":"poolward","version":2,"node":"node-1","bootId":"…"}
 //! 6b1e0f42 {"assign":{"containerId":"…","ifname":"eth0",…}}
 //! ^        ^
 //! |        the record as JSON, without line breaks

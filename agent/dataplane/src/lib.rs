@@ -39,7 +39,7 @@ pub use check::Difference;
 pub use dataplane::{
     Dataplane, DataplaneError, KernelPod, Report, Settings, Uplink, UplinkSource, WireError, unload_programs,
 };
-pub use desired::{DesiredState, Pool};
+pub use desired::{DesiredState, Peer, Pool, RemoteRange};
 pub use events::{Event, Events};
 pub use kernel::KernelError;
 pub use object::Mac;

@@ -211,6 +211,10 @@ impl Shared {
             own_blocks,
             // The embedded store is one node's: whatever of a pool is not here is nowhere.
             closed_ranges: pools.iter().map(|pool| pool.cidr).collect(),
+            peers: Vec::new(),
+            remote_ranges: Vec::new(),
+            underlay_ipv4: None,
+            inner_ipv4: None,
             pods,
             pools,
         };

@@ -329,6 +329,9 @@ resource!(Namespace {
 pub struct Node {
     /// Name, uid, labels and annotations.
     pub metadata: Metadata,
+    /// By which the other nodes reach it: its addresses of type `InternalIP`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 resource!(Node {
     const KIND: &'static str = "Node";

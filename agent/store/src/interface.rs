@@ -42,6 +42,22 @@ pub trait Store: Clone + Send + Sync + 'static {
         value: R,
     ) -> impl Future<Output = Result<Versioned<R>, StoreError>> + Send;
 
+    /// Replaces the status of the object under the value's key if its revision is still `expected`; nothing else of
+    /// the value counts.
+    ///
+    /// For kinds that have a status. [`Store::compare_and_swap`] may leave the stored status as it is: where others
+    /// than those who write the object write its status, rights can be given apart.
+    ///
+    /// # Errors
+    /// As [`Store::compare_and_swap`].
+    fn compare_and_swap_status<R: Resource>(
+        &self,
+        expected: Revision,
+        value: R,
+    ) -> impl Future<Output = Result<Versioned<R>, StoreError>> + Send {
+        self.compare_and_swap(expected, value)
+    }
+
     /// Deletes the object if its revision is still `expected`; gives the revision of the deletion.
     ///
     /// # Errors

@@ -72,10 +72,8 @@ impl NodeFiles {
     }
 
     fn named(name: &str) -> Self {
-        let on_tmpfs = |dir: &&str| rustix::fs::statfs(*dir).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
-        let base = ["/run", "/dev/shm"].into_iter().find(on_tmpfs).unwrap_or("/run");
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
-        Self { dir: Path::new(base).join(name), pin_dir, delete_on_drop: AtomicBool::new(false) }
+        Self { dir: tmpfs_dir().join(name), pin_dir, delete_on_drop: AtomicBool::new(false) }
     }
 
     /// The directory of everything but pins.
@@ -139,6 +137,12 @@ impl Drop for NodeFiles {
             let _ = self.delete();
         }
     }
+}
+
+/// Where files are in memory, if there is such a place.
+pub(crate) fn tmpfs_dir() -> &'static Path {
+    let on_tmpfs = |dir: &&str| rustix::fs::statfs(*dir).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
+    Path::new(["/run", "/dev/shm"].into_iter().find(on_tmpfs).unwrap_or("/run"))
 }
 
 /// Stops the agent that was left running with these files: SIGTERM, then SIGKILL. `false` when there is none.

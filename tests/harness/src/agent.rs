@@ -183,6 +183,8 @@ pub struct AgentOptions {
     pub uplink: String,
     /// `resyncSeconds`.
     pub resync_seconds: u64,
+    /// `store.kubeconfig`, with the store `kubernetes`; none: the embedded store, in a file.
+    pub kubeconfig: Option<PathBuf>,
     /// More lines for the configuration file.
     pub more_yaml: String,
 }
@@ -194,6 +196,7 @@ impl Default for AgentOptions {
             uplink: crate::lab::NODE_UPLINK.into(),
             // Long: what a test sees shall come from events and requests, unless it asks for a short one.
             resync_seconds: 3600,
+            kubeconfig: None,
             more_yaml: String::new(),
         }
     }
@@ -393,12 +396,15 @@ impl Drop for Agent<'_> {
 }
 
 fn configuration(files: &NodeFiles, options: &AgentOptions) -> String {
+    let store = match &options.kubeconfig {
+        None => format!("storePath: {}\n", files.dir().join("store.redb").display()),
+        Some(path) => format!("store: {{type: kubernetes, kubeconfig: {}}}\n", path.display()),
+    };
     format!(
-        "nodeName: {}\nsocketPath: {}\nstateDir: {}\nstorePath: {}\nbpfPinDir: {}\nuplink: {}\nresyncSeconds: {}\n{}",
+        "nodeName: {}\nsocketPath: {}\nstateDir: {}\nbpfPinDir: {}\nuplink: {}\nresyncSeconds: {}\n{store}{}",
         options.node_name,
         files.socket().display(),
         files.dir().join("state").display(),
-        files.dir().join("store.redb").display(),
         files.pin_dir().display(),
         options.uplink,
         options.resync_seconds,

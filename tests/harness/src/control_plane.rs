@@ -285,6 +285,15 @@ impl ControlPlane {
         }
     }
 
+    /// Deletes every object below a key's prefix (such as `/registry/pods/`) in etcd itself, finalizers or not; the
+    /// server sees them go.
+    ///
+    /// # Errors
+    /// What `etcdctl` says.
+    pub fn wipe(&self, prefix: &str) -> Result<()> {
+        self.etcdctl(&["del", "--prefix", prefix]).map(drop)
+    }
+
     /// Saves all of etcd under a name; the file.
     ///
     /// # Errors

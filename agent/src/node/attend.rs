@@ -9,7 +9,7 @@ use ipam::protocol::{
     Attention, BlockDecision, Fact, Live, NodeId, Nonce, ObjectRevision, Seen, Write, WriteOutcome,
 };
 use model::Cidr;
-use store::resource::{self, IpBlock, IpPoolRegistry, Pod};
+use store::resource::{self, IpBlock, IpPoolRegistry};
 use store::retry::{Patience, RetryError, Tries};
 use store::{Key, KeyError, Store, StoreError, Versioned};
 use tracing::{info, warn};
@@ -141,8 +141,7 @@ impl<S: Store> Node<S> {
         if let Some(there) = self.store.get::<resource::Node>(&key).await? {
             return Ok(there.uid != node.uid);
         }
-        let pods = self.store.list::<Pod>().await?.items;
-        Ok(!pods.iter().any(|pod| pod.value.spec.node_name == node.name.as_str()))
+        Ok(self.store.list_pods_on(&node.name).await?.is_empty())
     }
 
     /// Makes a decision's write, and writes down what follows. `Err` inside: somebody was quicker.

@@ -206,7 +206,11 @@ impl Keep<IpBlock> for BlockTable {
 
     fn row(&self, object: Versioned<IpBlock>) -> Option<Told> {
         match store::block_of(&object.value) {
-            Ok(read) => Some(Told { object: read, revision: object.revision, deleted: false }),
+            Ok(read) => Some(Told {
+                object: read,
+                revision: object.revision,
+                deleted: object.value.metadata.is_being_deleted(),
+            }),
             Err(error) => {
                 let name = object.value.metadata.name;
                 warn!(name, error, "a block that does not read is passed over");

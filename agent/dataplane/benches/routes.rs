@@ -95,7 +95,11 @@ impl Node {
 
     /// Routes per second of the first reconciliation that wants any.
     fn first_run(&self) -> f64 {
-        self.reconcile(&DesiredState { peers: Vec::new(), remote_ranges: Vec::new(), ..self.desired.clone() });
+        self.reconcile(&DesiredState {
+            peers: Vec::new(),
+            remote_ranges: Vec::new(),
+            ..self.desired.clone()
+        });
         let desired = DesiredState { since: self.dataplane.epoch(), ..self.desired.clone() };
         let (took, report) = self.call(|dataplane| {
             let started = Instant::now();

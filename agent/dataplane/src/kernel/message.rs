@@ -224,8 +224,11 @@ fn route_message(route: &Route) -> RouteMessage {
         RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
         RouteTarget::Other => message.header.kind = RouteType::Unspec,
     }
-    if route.mtu_bytes != 0 {
-        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu_bytes)]));
+    // Without metrics the kernel takes any route's by the same nexthop object for the same, whatever its metrics are,
+    // and shares these (`fib_create_info` asks `fib_find_info_nh`). An empty list says that there are to be none.
+    if route.mtu_bytes != 0 || matches!(route.target, RouteTarget::Nexthop { .. }) {
+        let mtu = Some(RouteMetric::Mtu(route.mtu_bytes)).filter(|_| route.mtu_bytes != 0);
+        message.attributes.push(RouteAttribute::Metrics(mtu.into_iter().collect()));
     }
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));

@@ -49,7 +49,8 @@ fn scene(backend: EncapBackend) -> (Dataplane, Arc<Fake>) {
             state.hops.insert(ip(node), Hop { ifindex: UPLINK, gateway: gateway.map(ip) });
         }
     }
-    let settings = Settings { encap_backend: backend, uplink: Some("up0".into()), ..Settings::new("/nowhere".into()) };
+    let settings =
+        Settings { encap_backend: backend, uplink: Some("up0".into()), ..Settings::new("/nowhere".into()) };
     (Dataplane::with_kernel(fake.clone(), settings), fake)
 }
 
@@ -221,7 +222,10 @@ fn what_failed_leaves_out_what_needs_it_and_nothing_else() {
     let ipv4 = ["10.77.1.0/26", "10.77.1.64/26", "10.77.2.0/26"];
     check(&|op| matches!(op, Op::AttachUplink { .. }), &ipv4);
     check(&|op| matches!(op, Op::AddOwnAddress(_)), &ipv4);
-    check(&|op| matches!(op, Op::SetRemoteRange { cidr: c, .. } if *c == cidr("10.77.1.64/26")), &["10.77.1.64/26"]);
+    check(
+        &|op| matches!(op, Op::SetRemoteRange { cidr: c, .. } if *c == cidr("10.77.1.64/26")),
+        &["10.77.1.64/26"],
+    );
     check(
         &|op| matches!(op, Op::AddNexthop { nexthop, .. } if nexthop.gateway == ip("192.0.2.11")),
         &["10.77.1.0/26", "10.77.1.64/26"],
@@ -280,14 +284,20 @@ fn what_cannot_be_routed_is_told_and_nothing_is_asked_of_the_kernel() {
     check(&|_| {}, &[]);
     check(&|wanted| wanted.peers[0].ipv4 = None, &[("near", 2, "no IPv4 address")]);
     check(&|wanted| wanted.peers[0].ipv6 = None, &[("near", 1, "no IPv6 address")]);
-    check(&|wanted| wanted.peers[1].ipv4 = Some([203, 0, 113, 1].into()), &[("far", 1, "no way to 203.0.113.1")]);
+    check(
+        &|wanted| wanted.peers[1].ipv4 = Some([203, 0, 113, 1].into()),
+        &[("far", 1, "no way to 203.0.113.1")],
+    );
     check(
         &|wanted| wanted.underlay_ipv4 = None,
         &[("near", 2, "this node's own IPv4 address"), ("far", 1, "this node's own IPv4 address")],
     );
     fake.state().links.get_mut(&UPLINK).unwrap().carrier = false;
     fake.state().remove_nexthops(|_| true);
-    check(&|_| {}, &[("near", 3, "up0 is down or has no carrier"), ("far", 1, "up0 is down or has no carrier")]);
+    check(
+        &|_| {},
+        &[("near", 3, "up0 is down or has no carrier"), ("far", 1, "up0 is down or has no carrier")],
+    );
     fake.state().links.get_mut(&UPLINK).unwrap().carrier = true;
     assert!(dataplane.repair().unrouted.is_empty());
     assert!(way(&fake, "10.77.2.0/26").is_some());

@@ -128,7 +128,7 @@ impl Site {
             .map(|block| {
                 let text = |path: &str| block.pointer(path).and_then(Value::as_str).map(str::to_owned);
                 let cidr = text("/spec/cidr").unwrap_or_else(|| panic!("no range in {block}"));
-                (cidr, owner_of(&block).unwrap_or_else(|| panic!("no owner in {block}")))
+                (cidr, text("/spec/node").unwrap_or_else(|| panic!("no owner in {block}")))
             })
             .collect();
         blocks.sort();
@@ -147,12 +147,6 @@ impl Site {
         assert!(seen.encapsulated > 0, "nothing was encapsulated: {seen:?}");
         seen
     }
-}
-
-fn owner_of(block: &Value) -> Option<String> {
-    let owner = block.pointer("/spec/owner").or_else(|| block.pointer("/spec/node"))?;
-    let name = owner.as_str().or_else(|| owner.get("node")?.as_str()).or_else(|| owner.get("name")?.as_str());
-    name.map(str::to_owned)
 }
 
 /// A node with its agent.

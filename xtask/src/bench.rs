@@ -4,6 +4,7 @@
 
 mod allocator;
 mod cni;
+mod dataplane;
 mod program;
 mod samples;
 
@@ -24,6 +25,8 @@ pub(crate) enum Bench {
     Bpf,
     /// Decisions of the allocator, assign and free with the journal, memory of both
     Ipam,
+    /// Pod to pod over two nodes, beside plain routing and a vxlan device
+    Dataplane,
     /// All of them
     All,
 }
@@ -36,6 +39,10 @@ impl Bench {
 
     fn measures_allocator(self) -> bool {
         matches!(self, Self::Ipam | Self::All)
+    }
+
+    fn measures_dataplane(self) -> bool {
+        matches!(self, Self::Dataplane | Self::All)
     }
 
     fn measures_programs(self) -> bool {
@@ -68,6 +75,9 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: 
     }
     if which.measures_allocator() {
         allocator::run(workspace, toolbox, &mut numbers)?;
+    }
+    if which.measures_dataplane() {
+        dataplane::run(workspace, toolbox, &mut numbers)?;
     }
     if let Some(path) = json {
         let mut text = serde_json::to_string_pretty(&numbers.0).context("numbers as JSON")?;

@@ -10,7 +10,7 @@ use crate::logged;
 
 /// `g++` builds bpf-linker; each of the others is called by the demo, a test tier or a benchmark.
 const PACKAGES: &[&str] =
-    &["bpftool", "containernetworking-plugins", "g++", "iproute2", "iputils-ping", "nftables"];
+    &["bpftool", "containernetworking-plugins", "ethtool", "g++", "iproute2", "iputils-ping", "nftables"];
 
 /// Whether dpkg knows all of them as installed.
 pub(super) fn check(_: &Machine<'_>) -> Result<Option<String>> {

@@ -16,4 +16,5 @@ mod path_mtu;
 mod tagging;
 mod to_uplink;
 mod traffic;
+mod underlay;
 mod uplink;

@@ -182,3 +182,108 @@ fn ecn_inside(outer: u8, inner: u8) -> Option<u8> {
         _ => Some(inner),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::SlicePacket;
+    use crate::tables::fake::{Fake, INNER_B, LENT, LOCAL, NODE_B, NODE_C, frame};
+
+    const POD: [u8; 4] = [10, 1, 0, 5];
+    const FAR: [u8; 4] = [10, 2, 0, 5];
+
+    fn verdict(frame: &[u8]) -> FromUplink {
+        check_from_uplink(&SlicePacket(frame), false, &Fake::DEFAULT)
+    }
+
+    #[test]
+    fn who_may_send_from_what() {
+        let check = |node, source, destination, expected| {
+            let claim = claim_of(node, LOCAL, source, destination, &Fake::DEFAULT);
+            assert_eq!(claim, expected, "{node:?} from {source:?} to {destination:?}");
+        };
+        check(NODE_B, FAR, POD, Claim::Own);
+        check(NODE_C, LENT, POD, Claim::Own);
+        check(NODE_B, LENT, POD, Claim::OwnerRelay);
+        check(NODE_B, [10, 3, 0, 1], LENT, Claim::OwnerRelay);
+        check(NODE_C, FAR, LENT, Claim::None);
+        check(NODE_C, FAR, POD, Claim::None);
+        check(NODE_B, POD, LENT, Claim::None);
+        check(NODE_B, [10, 9, 0, 1], POD, Claim::Uncovered);
+        check(NODE_B, [203, 0, 113, 1], POD, Claim::None);
+    }
+
+    #[test]
+    fn a_node_without_an_address_of_its_own_has_not_that_of_nobody() {
+        let inner = frame(17, [0; 4], POD, &[])[14..].to_vec();
+        let whole = frame(4, NODE_C, LOCAL, &inner);
+        assert_eq!(verdict(&whole), FromUplink::Drop(DropReason::InnerSource));
+        let inner = frame(17, INNER_B, POD, &[])[14..].to_vec();
+        let plain = FromUplink::Decapsulate { rewrite: None, count: None };
+        assert_eq!(verdict(&frame(4, NODE_B, LOCAL, &inner)), plain);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_decapsulated_is_whole_whatever_the_bytes(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            plain_header: bool, inner_len in 0u8..60, padding in 0usize..9, source in 0usize..4, fragment: bool,
+        ) {
+            let mut inner = bytes;
+            if inner.len() >= 20 {
+                if plain_header {
+                    inner[0] = 0x45;
+                }
+                inner[2] = 0;
+                inner[3] = inner_len;
+                inner[12..16].copy_from_slice(&[FAR, POD, LENT, [9; 4]][source]);
+            }
+            let mut whole = frame(4, NODE_B, LOCAL, &inner);
+            if fragment {
+                whole[20] = 0x20;
+            }
+            whole.extend(core::iter::repeat_n(0, padding));
+            match verdict(&whole) {
+                FromUplink::Decapsulate { count, .. } => {
+                    let header_len = usize::from(inner[0] & 0xf) * 4;
+                    prop_assert!(!fragment && inner[0] >> 4 == 4 && header_len >= 20);
+                    prop_assert!(header_len <= usize::from(inner_len) && usize::from(inner_len) <= inner.len());
+                    prop_assert!(source == 0 && count.is_none() || count == Some(DropReason::OwnerRelay));
+                }
+                FromUplink::Drop(reason) => prop_assert!(reason.is_drop()),
+                other => return Err(TestCaseError::fail(std::format!("{other:?}"))),
+            }
+        }
+
+        #[test]
+        fn a_rewritten_inner_header_still_sums_up(tos: u8, outer_ecn in 0u8..4) {
+            let mut inner = frame(17, FAR, POD, &[1, 2, 3]);
+            inner[15] = tos;
+            let mut header = [0; 20];
+            header.copy_from_slice(&inner[14..34]);
+            let header = Header(header).summed();
+            inner[14..34].copy_from_slice(&header);
+            let mut whole = frame(4, NODE_B, LOCAL, &inner[14..]);
+            let mut outer = [0; 20];
+            outer.copy_from_slice(&whole[14..34]);
+            outer[1] = outer_ecn;
+            whole[14..34].copy_from_slice(&Header(outer).summed());
+            match verdict(&whole) {
+                FromUplink::Decapsulate { rewrite, .. } => {
+                    let mut after = header;
+                    if let Some(head) = rewrite {
+                        after[..12].copy_from_slice(&head);
+                    }
+                    prop_assert!(Header(after).sums_up());
+                    prop_assert_eq!(after[1] >> 2, tos >> 2);
+                    prop_assert_eq!(Some(after[1] & 3), ecn_inside(outer_ecn, tos & 3));
+                }
+                other => prop_assert_eq!(
+                    (other, outer_ecn, tos & 3), (FromUplink::Drop(DropReason::EcnNotEct), 3, 0)
+                ),
+            }
+        }
+    }
+}

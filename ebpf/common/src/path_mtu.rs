@@ -140,3 +140,59 @@ fn without(
     let rest = !gone;
     !folded(u32::from(rest) + sum_of(new_icmp))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::SlicePacket;
+    use crate::from_uplink::check_from_uplink;
+    use crate::tables::fake::{Fake, LOCAL, NODE_B, frame};
+
+    const ROUTER: [u8; 4] = [198, 51, 100, 1];
+    const POD: [u8; 4] = [10, 1, 0, 5];
+
+    /// RFC 1071, over any number of bytes.
+    fn full_sum(bytes: &[u8]) -> u16 {
+        let words = bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(*w.get(1).unwrap_or(&0)));
+        let mut sum: u64 = words.sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    proptest! {
+        #[test]
+        fn a_relayed_message_sums_up_and_holds_the_inner_quote(
+            payload in prop::collection::vec(any::<u8>(), 8..200),
+            mtu_bytes in MIN_MTU_BYTES as u16..=u16::MAX,
+            rfc4884_len: u8, damaged_quote: bool,
+        ) {
+            let inner = frame(6, POD, [10, 2, 0, 5], &payload)[14..].to_vec();
+            let mut quote = frame(4, LOCAL, NODE_B, &inner)[14..].to_vec();
+            // Routers may have counted the TTL down without mending the checksum.
+            quote[8] -= u8::from(damaged_quote);
+            let [high, low] = mtu_bytes.to_be_bytes();
+            let mut message = [&[3, 4, 0, 0, 0, rfc4884_len, high, low][..], &quote].concat();
+            let sum = !full_sum(&message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            let whole: Vec<u8> = frame(1, ROUTER, LOCAL, &message);
+            let FromUplink::RelayPathMtu(new) =
+                check_from_uplink(&SlicePacket(&whole), false, &Fake::DEFAULT)
+            else {
+                return Err(TestCaseError::fail("not relayed"));
+            };
+            let relayed = [&new[..], &inner[..]].concat();
+            prop_assert_eq!(full_sum(&relayed[..20]), 0xffff);
+            prop_assert_eq!(full_sum(&relayed[20..]), 0xffff);
+            prop_assert_eq!(usize::from(u16::from_be_bytes([relayed[2], relayed[3]])), relayed.len());
+            prop_assert_eq!(&relayed[12..20], &[ROUTER, POD].concat()[..]);
+            prop_assert_eq!(relayed[20..22].to_vec(), [3, 4]);
+            prop_assert_eq!(relayed[24..26].to_vec(), [0, 0]);
+            prop_assert_eq!(u16::from_be_bytes([relayed[26], relayed[27]]), mtu_bytes - 20);
+        }
+    }
+}

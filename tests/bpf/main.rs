@@ -11,4 +11,5 @@ mod ipv4;
 mod ipv6;
 mod maps;
 mod tagging;
+mod tcx;
 mod traffic;

@@ -55,8 +55,11 @@ impl Node {
         let filters = filters.iter().filter(|one| one["devname"] == "host0" && one["id"].is_u64());
         let sides = [(TcAttachType::Ingress, "clsact/ingress"), (TcAttachType::Egress, "clsact/egress")];
         sides.map(|(side, kind)| {
-            let (_, tcx) = self.within(|| SchedClassifier::query_tcx("host0", side)).unwrap();
-            let mut ids: Vec<u32> = tcx.iter().map(ProgramInfo::id).collect();
+            let mut ids: Vec<u32> = Vec::new();
+            if has_tcx() {
+                let (_, tcx) = self.within(|| SchedClassifier::query_tcx("host0", side)).unwrap();
+                ids.extend(tcx.iter().map(ProgramInfo::id));
+            }
             for filter in filters.clone().filter(|one| one["kind"] == kind) {
                 ids.push(u32::try_from(filter["id"].as_u64().unwrap()).unwrap());
             }

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, mount};
@@ -22,6 +23,14 @@ const MOUNTS: &[(&str, &str)] = &[
 /// The port of QEMU's `isa-debug-exit`.
 const EXIT_PORT: u16 = 0xf4;
 
+/// What udev would make: nft reads its rules from `/dev/stdin`.
+const DEVICE_LINKS: &[(&str, &str)] = &[
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
 /// Mounts what programs expect.
 pub(crate) fn mount_all() -> Result<()> {
     for (kind, place) in MOUNTS {
@@ -29,6 +38,9 @@ pub(crate) fn mount_all() -> Result<()> {
         let no_data: Option<&CStr> = None;
         mount(*kind, *place, *kind, MountFlags::empty(), no_data)
             .with_context(|| format!("mount {kind} on {place}"))?;
+    }
+    for (link, to) in DEVICE_LINKS {
+        symlink(to, link).with_context(|| format!("link {link}"))?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ fn every_program_is_taken_by_the_verifier() {
     let pins = format!("/sys/fs/bpf/pwvm-{}", std::process::id());
     let bpf = Bpf::open(&OpenOptions::new(&pins)).unwrap();
     let listed = Run::new("bpftool").args(["-j", "prog", "show"]).ok().unwrap();
-    for program in ["from_pod", "to_pod"] {
+    for program in ["from_pod", "to_pod", "from_uplink", "to_uplink"] {
         assert!(listed.contains(&format!("\"name\":\"{program}\"")), "{program} in {listed}");
     }
     assert_eq!(bpf.uses_tcx(), has_tcx(), "{:?}", kernel_version());

@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod interrupt;
 mod logged;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
+use crate::setup::Needs;
 use crate::tiers::{Asked, Tier};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
@@ -39,6 +41,9 @@ enum Task {
         /// Afterwards print nothing but the directory that belongs on PATH for plain `cargo build`
         #[arg(long)]
         print_path: bool,
+        /// Also build Kubernetes, which `cluster` and the tests of many nodes need; it takes some minutes, once
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Build the agent, poolwardctl and the plugin, as released
     Build,
@@ -53,6 +58,12 @@ enum Task {
         /// Take down a demo that was left standing or cut short, and do nothing else
         #[arg(long, conflicts_with_all = ["keep", "json"])]
         clean: bool,
+    },
+    /// A real Kubernetes API server to look around in
+    Cluster {
+        /// Start it, or take it down
+        #[command(subcommand)]
+        action: ClusterAction,
     },
     /// Measure, beside what else does the same, and write the numbers down
     Bench {
@@ -80,6 +91,14 @@ enum Task {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ClusterAction {
+    /// Start etcd and the API server, and say what to type next
+    Up,
+    /// End them, and delete all that was in them
+    Down,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     interrupt::install();
@@ -95,32 +114,37 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Setup { print_path: true } => {
-            let toolbox = setup::run(&workspace, setup::Show::Nothing)?;
+        Task::Setup { print_path: true, kubernetes } => {
+            let toolbox = setup::run(&workspace, setup::Show::Nothing, Needs { kubernetes })?;
             println!("{}", toolbox.linker_dir.display());
         }
-        Task::Setup { print_path: false } => {
-            setup::run(&workspace, setup::Show::Every)?;
+        Task::Setup { print_path: false, kubernetes } => {
+            setup::run(&workspace, setup::Show::Every, Needs { kubernetes })?;
         }
         Task::Build => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
         }
         Task::Demo { clean: true, .. } => demo::clean()?,
         Task::Demo { keep, json, clean: false } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
             demo::run(&workspace, demo::Options { keep, json: json.as_deref() })?;
         }
+        Task::Cluster { action: ClusterAction::Up } => {
+            setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
+            cluster::up(&workspace)?;
+        }
+        Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             if which.needs_binaries() {
                 build::release(&workspace, &toolbox)?;
             }
             bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
         Task::Test { tiers, seed: Some(seed), filter: None, kernel: None } if tiers == [Tier::Sim] => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             return tiers::run_seed(&workspace, &toolbox, seed);
         }
         Task::Test { seed: Some(_), .. } => anyhow::bail!("--seed goes with the tier sim alone"),
@@ -128,7 +152,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             anyhow::bail!("--kernel goes with the tier vm alone")
         }
         Task::Test { tiers, filter, kernel, seed: None } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let needs = Needs { kubernetes: Tier::need_kubernetes(&tiers) };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             let asked = Asked { tiers: &tiers, filter: filter.as_deref(), kernel };
             return tiers::run(&workspace, &toolbox, &asked);
         }

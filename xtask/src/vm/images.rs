@@ -64,6 +64,11 @@ impl Kernel {
         }
     }
 
+    /// Whether it has links of TCX.
+    pub(crate) fn has_tcx(self) -> bool {
+        self == Self::V6_12
+    }
+
     fn suite(self) -> &'static str {
         match self {
             Self::V6_1 => "bookworm",

@@ -17,7 +17,8 @@ use super::images::{Images, Kernel};
 use super::modules;
 
 /// What tests call, by the name they call it; all are found on `PATH`.
-const PROGRAMS: &[&str] = &["bpftool", "cat", "ip", "mount", "nft", "ping", "sh", "sleep", "tc", "umount"];
+const PROGRAMS: &[&str] =
+    &["bpftool", "cat", "ethtool", "ip", "mount", "nft", "ping", "sh", "sleep", "tc", "umount"];
 
 /// Names of numbers, as those programs read and print them; what is not there is not needed.
 const DATA: &[&str] = &["/etc/iproute2", "/usr/share/iproute2", "/etc/protocols", "/etc/services"];

@@ -9,6 +9,7 @@ mod cluster;
 mod demo;
 mod interrupt;
 mod logged;
+mod many;
 mod report;
 mod setup;
 mod tiers;
@@ -47,6 +48,9 @@ enum Task {
     Build,
     /// One node, six pods and a firewall, for real: what Poolward promises, seen from outside
     Demo {
+        /// Several nodes and a real Kubernetes API server instead of one node
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
         /// Leave everything standing, and say how to look around
         #[arg(long)]
         keep: bool,
@@ -89,7 +93,11 @@ enum Task {
 #[derive(Debug, Subcommand)]
 enum ClusterAction {
     /// Start etcd and the API server, and say what to type next
-    Up,
+    Up {
+        /// Also so many nodes, in network namespaces, each with its agent
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=99))]
+        nodes: u8,
+    },
     /// End them, and delete all that was in them
     Down,
 }
@@ -120,15 +128,20 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
         }
-        Task::Demo { clean: true, .. } => demo::clean()?,
-        Task::Demo { keep, json, clean: false } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
+        Task::Demo { clean: true, .. } => demo::clean(&workspace)?,
+        Task::Demo { nodes, keep, json, clean: false } => {
+            let needs = Needs { kubernetes: nodes > 1 };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             build::release(&workspace, &toolbox)?;
-            demo::run(&workspace, demo::Options { keep, json: json.as_deref() })?;
+            let options = demo::Options { nodes_count: nodes, keep, json: json.as_deref() };
+            demo::run(&workspace, options)?;
         }
-        Task::Cluster { action: ClusterAction::Up } => {
-            setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
-            cluster::up(&workspace)?;
+        Task::Cluster { action: ClusterAction::Up { nodes } } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
+            if nodes > 0 {
+                build::release(&workspace, &toolbox)?;
+            }
+            cluster::up(&workspace, nodes)?;
         }
         Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::config::{Config, OnLocked};
-use crate::journal::{Journal, Lock, LockError, Owner};
+use crate::config::{Config, OnLocked, StoreConfig};
+use crate::journal::{Journal, Loaded, Lock, LockError, Owner};
 use crate::node::Node;
 use crate::node::surroundings::Surroundings;
 use crate::server::Server;
@@ -45,14 +45,43 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .await?
             .context("open the dataplane")?,
     );
-    let store = open_store(&config.store_path).await?;
+    let opened = Opened { dataplane, journal, loaded };
+    match config.store.clone() {
+        StoreConfig::Embedded { path } => {
+            let store = open_embedded(&path).await?;
+            serve(config, store, opened, stop).await
+        }
+        StoreConfig::Kubernetes { kubeconfig } => {
+            let store = open_kubernetes(kubeconfig.as_deref(), &config).await?;
+            serve(config, store, opened, stop).await
+        }
+    }
+}
+
+/// What is opened whatever the store is.
+struct Opened {
+    dataplane: Arc<Dataplane>,
+    journal: Journal,
+    loaded: Loaded,
+}
+
+/// From the store on: the same for every kind of it.
+async fn serve<S: Store>(
+    config: Config,
+    store: S,
+    opened: Opened,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let socket_path = config.socket_path.clone();
     info!(node = %config.node_name, socket = %socket_path.display(), "starting");
     // The watches outlive the last request: it may wait for what they show.
     let followers = CancellationToken::new();
     let _end_watches = followers.clone().drop_guard();
-    let node =
-        Node::start(Surroundings::real(), config, store, dataplane, journal, loaded, &followers).await?;
+    let Opened { dataplane, journal, loaded } = opened;
+    let starting = Node::start(Surroundings::real(), config, store, dataplane, journal, loaded, &followers);
+    // It may have to wait, for the store or for the Node object.
+    let Some(node) = stop.run_until_cancelled(starting).await else { return Ok(()) };
+    let node = node?;
     let server = Server::bind(&socket_path)?;
     let summary = node.reconciler.summary();
     info!(
@@ -76,6 +105,9 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         reconciling,
         retire_now_and_then(&node, &stop),
         node.follow_upkeep(&stop),
+        node.follow_inner(&stop),
+        node.follow_memory(&stop),
+        node.follow_admission(&stop),
         node.follow_freshness(&stop)
     );
 }
@@ -140,7 +172,7 @@ async fn take_lock(config: &Config, stop: &CancellationToken) -> Result<Option<L
     }
 }
 
-async fn open_store(path: &Path) -> anyhow::Result<EmbeddedStore> {
+async fn open_embedded(path: &Path) -> anyhow::Result<EmbeddedStore> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("make the store's directory {}", dir.display()))?;
@@ -152,4 +184,8 @@ async fn retire_now_and_then<S: Store>(node: &Node<S>, stop: &CancellationToken)
     while stop.run_until_cancelled(tokio::time::sleep(RETIRE_INTERVAL)).await.is_some() {
         node.retire_all().await;
     }
+}
+
+async fn open_kubernetes(kubeconfig: Option<&Path>, _config: &Config) -> anyhow::Result<EmbeddedStore> {
+    anyhow::bail!("{kubeconfig:?}")
 }

@@ -42,7 +42,7 @@ impl<S: Store> Service for AgentService<S> {
             Request::CniGc(gc) => reply(self.pods.gc(&gc).await, Reply::Collected),
             Request::CniStatus => reply(self.pods.status(), |()| Reply::Done),
             Request::Apply(apply) => reply(self.operator.apply(apply).await, Reply::Applied),
-            Request::Get(get) => reply(self.operator.get(&get), Reply::Objects),
+            Request::Get(get) => reply(self.operator.get(&get).await, Reply::Objects),
             Request::Delete(delete) => reply(self.operator.delete(&delete).await, Reply::Applied),
             Request::IpamShow(show) => Reply::Ipam(self.operator.ipam_show(&show)),
             Request::IpamRelease(release) => {

@@ -69,6 +69,8 @@ pub(crate) struct Ran {
 pub(crate) enum Program {
     FromPod,
     ToPod,
+    FromUplink,
+    ToUplink,
 }
 
 /// Fields of the context that a test may set.
@@ -113,6 +115,8 @@ impl Bench {
         match program {
             Program::FromPod => self.bpf.from_pod_program().unwrap(),
             Program::ToPod => self.bpf.to_pod_program().unwrap(),
+            Program::FromUplink => self.bpf.from_uplink_program().unwrap(),
+            Program::ToUplink => self.bpf.to_uplink_program().unwrap(),
         }
     }
 
@@ -136,7 +140,7 @@ const CONTEXT_MARK: usize = 8;
 const CONTEXT_IFINDEX: usize = 40;
 const CONTEXT_GSO_SEGS: usize = 164;
 
-fn run_here(program: &SchedClassifier, ifindex: u32, frame: &[u8], given: Given) -> Ran {
+pub(crate) fn run_here(program: &SchedClassifier, ifindex: u32, frame: &[u8], given: Given) -> Ran {
     let mut context = [0u8; CONTEXT_LEN];
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(CONTEXT_MARK, given.mark);

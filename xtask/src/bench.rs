@@ -4,6 +4,7 @@
 
 mod allocator;
 mod cni;
+mod dataplane;
 mod program;
 mod routes;
 mod samples;
@@ -27,6 +28,8 @@ pub(crate) enum Bench {
     Ipam,
     /// Routes to 5,000 other nodes: installing, repairing, resyncing
     Routes,
+    /// Pod to pod over two nodes, beside plain routing and a vxlan device
+    Dataplane,
     /// All of them
     All,
 }
@@ -43,6 +46,10 @@ impl Bench {
 
     fn measures_routes(self) -> bool {
         matches!(self, Self::Routes | Self::All)
+    }
+
+    fn measures_dataplane(self) -> bool {
+        matches!(self, Self::Dataplane | Self::All)
     }
 
     fn measures_programs(self) -> bool {
@@ -78,6 +85,9 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: 
     }
     if which.measures_routes() {
         routes::run(workspace, toolbox, &mut numbers)?;
+    }
+    if which.measures_dataplane() {
+        dataplane::run(workspace, toolbox, &mut numbers)?;
     }
     if let Some(path) = json {
         let mut text = serde_json::to_string_pretty(&numbers.0).context("numbers as JSON")?;

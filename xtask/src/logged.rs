@@ -19,7 +19,17 @@ const POLL: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// The program cannot be started, or took too long.
-pub(crate) fn finish(mut command: Command, log: &Path, limit: Duration) -> Result<ExitStatus> {
+pub(crate) fn finish(command: Command, log: &Path, limit: Duration) -> Result<ExitStatus> {
+    finish_watched(command, log, limit, &mut || ())
+}
+
+/// As [`finish`], and `watch` is called all the while, often.
+fn finish_watched(
+    mut command: Command,
+    log: &Path,
+    limit: Duration,
+    watch: &mut dyn FnMut(),
+) -> Result<ExitStatus> {
     let shown = shown(&command);
     if let Some(dir) = log.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
@@ -43,6 +53,7 @@ pub(crate) fn finish(mut command: Command, log: &Path, limit: Duration) -> Resul
             }
             bail!("{shown}: killed after {} s\n{}", limit.as_secs(), tail(log));
         }
+        watch();
         std::thread::sleep(POLL);
     }
 }
@@ -52,8 +63,21 @@ pub(crate) fn finish(mut command: Command, log: &Path, limit: Duration) -> Resul
 /// # Errors
 /// As [`finish`], and any exit code but 0.
 pub(crate) fn ok(command: Command, log: &Path, limit: Duration) -> Result<()> {
+    ok_watched(command, log, limit, &mut || ())
+}
+
+/// As [`ok`], and `watch` is called all the while, often.
+///
+/// # Errors
+/// As [`ok`].
+pub(crate) fn ok_watched(
+    command: Command,
+    log: &Path,
+    limit: Duration,
+    watch: &mut dyn FnMut(),
+) -> Result<()> {
     let shown = shown(&command);
-    let status = finish(command, log, limit)?;
+    let status = finish_watched(command, log, limit, watch)?;
     if !status.success() {
         bail!("{shown}: {status}\n{}", tail(log));
     }

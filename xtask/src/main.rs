@@ -5,9 +5,11 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod interrupt;
 mod logged;
+mod many;
 mod report;
 mod setup;
 mod tiers;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
+use crate::setup::Needs;
 use crate::tiers::Tier;
 use crate::workspace::Workspace;
 
@@ -37,11 +40,17 @@ enum Task {
         /// Afterwards print nothing but the directory that belongs on PATH for plain `cargo build`
         #[arg(long)]
         print_path: bool,
+        /// Also build Kubernetes, which `cluster` and the tests of many nodes need; it takes some minutes, once
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Build the agent, poolwardctl and the plugin, as released
     Build,
     /// One node, six pods and a firewall, for real: what Poolward promises, seen from outside
     Demo {
+        /// Several nodes and a real Kubernetes API server instead of one node
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
         /// Leave everything standing, and say how to look around
         #[arg(long)]
         keep: bool,
@@ -51,6 +60,12 @@ enum Task {
         /// Take down a demo that was left standing or cut short, and do nothing else
         #[arg(long, conflicts_with_all = ["keep", "json"])]
         clean: bool,
+    },
+    /// A real Kubernetes API server to look around in
+    Cluster {
+        /// Start it, or take it down
+        #[command(subcommand)]
+        action: ClusterAction,
     },
     /// Measure, beside what else does the same, and write the numbers down
     Bench {
@@ -75,6 +90,18 @@ enum Task {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ClusterAction {
+    /// Start etcd and the API server, and say what to type next
+    Up {
+        /// Also so many nodes, in network namespaces, each with its agent
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=99))]
+        nodes: u8,
+    },
+    /// End them, and delete all that was in them
+    Down,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     interrupt::install();
@@ -90,37 +117,51 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Setup { print_path: true } => {
-            let toolbox = setup::run(&workspace, setup::Show::Nothing)?;
+        Task::Setup { print_path: true, kubernetes } => {
+            let toolbox = setup::run(&workspace, setup::Show::Nothing, Needs { kubernetes })?;
             println!("{}", toolbox.linker_dir.display());
         }
-        Task::Setup { print_path: false } => {
-            setup::run(&workspace, setup::Show::Every)?;
+        Task::Setup { print_path: false, kubernetes } => {
+            setup::run(&workspace, setup::Show::Every, Needs { kubernetes })?;
         }
         Task::Build => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
         }
-        Task::Demo { clean: true, .. } => demo::clean()?,
-        Task::Demo { keep, json, clean: false } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+        Task::Demo { clean: true, .. } => demo::clean(&workspace)?,
+        Task::Demo { nodes, keep, json, clean: false } => {
+            let needs = Needs { kubernetes: nodes > 1 };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             build::release(&workspace, &toolbox)?;
-            demo::run(&workspace, demo::Options { keep, json: json.as_deref() })?;
+            let options = demo::Options { nodes_count: nodes, keep, json: json.as_deref() };
+            demo::run(&workspace, options)?;
         }
+        Task::Cluster { action: ClusterAction::Up { nodes } } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
+            if nodes > 0 {
+                build::release(&workspace, &toolbox)?;
+            }
+            cluster::up(&workspace, nodes)?;
+        }
+        Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             if which.needs_binaries() {
                 build::release(&workspace, &toolbox)?;
             }
             bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
         Task::Test { tiers, seed: Some(seed), filter: None } if tiers == [Tier::Sim] => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             return tiers::run_seed(&workspace, &toolbox, seed);
         }
         Task::Test { seed: Some(_), .. } => anyhow::bail!("--seed goes with the tier sim alone"),
         Task::Test { tiers, filter, seed: None } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes)?;
+            let toolbox = setup::run(
+                &workspace,
+                setup::Show::Changes,
+                Needs { kubernetes: Tier::need_kubernetes(&tiers) },
+            )?;
             return tiers::run(&workspace, &toolbox, &tiers, filter.as_deref());
         }
     }

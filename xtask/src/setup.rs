@@ -4,6 +4,7 @@
 //! manager, rustup, the cache directory and `/sys/fs/bpf` is changed.
 
 mod kernel;
+mod kubernetes;
 mod linker;
 mod packages;
 
@@ -52,9 +53,17 @@ pub(crate) enum Show {
     Nothing,
 }
 
+/// What is needed beyond building and testing one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// A real control plane: built here, some minutes once.
+    pub(crate) kubernetes: bool,
+}
+
 /// What a step knows.
 struct Machine<'a> {
     workspace: &'a Workspace,
+    needs: Needs,
     rust: linker::Rust,
 }
 
@@ -73,10 +82,10 @@ struct Step {
 ///
 /// # Errors
 /// The first step that fails, with its name, cause and remedy.
-pub(crate) fn run(workspace: &Workspace, show: Show) -> Result<Toolbox> {
+pub(crate) fn run(workspace: &Workspace, show: Show, needs: Needs) -> Result<Toolbox> {
     let started = Instant::now();
     machine_is_supported()?;
-    let machine = Machine { workspace, rust: linker::Rust::ask(workspace)? };
+    let machine = Machine { workspace, needs, rust: linker::Rust::ask(workspace)? };
     let steps = steps(&machine);
     let count = steps.len();
     let width = steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
@@ -121,7 +130,7 @@ pub(crate) fn run(workspace: &Workspace, show: Show) -> Result<Toolbox> {
 }
 
 fn steps(machine: &Machine<'_>) -> Vec<Step> {
-    vec![
+    let mut steps = vec![
         Step {
             name: "Debian packages".into(),
             check: packages::check,
@@ -160,7 +169,17 @@ fn steps(machine: &Machine<'_>) -> Vec<Step> {
             make: |_| bail!("a kernel cannot be installed from here"),
             remedy: "run on a kernel of 5.15 or later with veth, network namespaces, nftables (inet, NAT) and BTF",
         },
-    ]
+    ];
+    if machine.needs.kubernetes {
+        steps.push(Step {
+            name: format!("Kubernetes {}", harness::kubernetes::VERSION),
+            check: kubernetes::check,
+            make: kubernetes::build,
+            remedy: "it is built from the source package of Debian bookworm, which apt-get must reach, and takes 3 GB \
+                     in the cache while it is built; or name a directory with its programs in POOLWARD_KUBERNETES",
+        });
+    }
+    steps
 }
 
 fn machine_is_supported() -> Result<()> {

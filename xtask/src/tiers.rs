@@ -8,6 +8,8 @@
 //! | property | integration tests called `properties`, `histories` or `fuzz` |
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
 //! | netns | every other integration test of `poolward-tests`, and those called `netns` |
+//! | kubernetes | integration tests called `kubernetes`: against a real API server |
+//! | nodes | integration tests called `nodes`: several nodes in network namespaces, and a real API server |
 //!
 //! Others are one program of ours each, which counts its cases itself (`program`):
 //!
@@ -53,6 +55,10 @@ pub(crate) enum Tier {
     Bpf,
     /// The real agent and plugin in network namespaces
     Netns,
+    /// Against a real Kubernetes API server
+    Kubernetes,
+    /// Several nodes with an agent each, in network namespaces, and a real Kubernetes API server
+    Nodes,
     /// The allocation protocol, model-checked
     Model,
     /// Seeded bugs of the allocation protocol, each to be caught
@@ -61,8 +67,22 @@ pub(crate) enum Tier {
 
 impl Tier {
     /// All of them, cheapest first.
-    const ALL: [Self; 7] =
-        [Self::Unit, Self::Property, Self::Model, Self::Mutants, Self::Sim, Self::Bpf, Self::Netns];
+    const ALL: [Self; 9] = [
+        Self::Unit,
+        Self::Property,
+        Self::Model,
+        Self::Mutants,
+        Self::Sim,
+        Self::Bpf,
+        Self::Netns,
+        Self::Kubernetes,
+        Self::Nodes,
+    ];
+
+    /// Whether these, or all when none is named, include one that takes a real API server.
+    pub(crate) fn need_kubernetes(asked: &[Self]) -> bool {
+        asked.is_empty() || asked.iter().any(|tier| matches!(tier, Self::Kubernetes | Self::Nodes))
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -71,6 +91,8 @@ impl Tier {
             Self::Sim => "sim",
             Self::Bpf => "bpf",
             Self::Netns => "netns",
+            Self::Kubernetes => "kubernetes",
+            Self::Nodes => "nodes",
             Self::Model => "model",
             Self::Mutants => "mutants",
         }
@@ -81,7 +103,7 @@ impl Tier {
         match self {
             Self::Unit | Self::Property | Self::Model | Self::Mutants | Self::Sim => None,
             Self::Bpf => Some(2),
-            Self::Netns => Some(1),
+            Self::Netns | Self::Kubernetes | Self::Nodes => Some(1),
         }
     }
 }
@@ -155,7 +177,7 @@ fn run_tier(
     if let Some(program) = program::of_tier(tier) {
         return program::run(workspace, toolbox, &program, filter, result);
     }
-    if tier == Tier::Netns {
+    if matches!(tier, Tier::Netns | Tier::Nodes) {
         build::release(workspace, toolbox)?;
     }
     progress(&format!("{}: building", bold(tier.name())));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 /// The paths everything else starts from.
 #[derive(Debug)]
@@ -30,11 +30,7 @@ impl Workspace {
         }
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-        let from_env = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = from_env("POOLWARD_CACHE")
-            .or_else(|| from_env("XDG_CACHE_HOME").map(|dir| dir.join("poolward")))
-            .or_else(|| from_env("HOME").map(|dir| dir.join(".cache/poolward")))
-            .context("no cache directory: none of POOLWARD_CACHE, XDG_CACHE_HOME and HOME is set")?;
+        let cache = harness::kubernetes::cache_dir()?;
         Ok(Self { root, target, cache })
     }
 

@@ -84,6 +84,12 @@ impl ForeignBlocks {
         })
     }
 
+    /// The owner of exactly this block.
+    #[must_use]
+    pub fn owner_of_block(&self, block: &Cidr) -> Option<&NodeName> {
+        self.node_at(*self.owners.get(block)?)
+    }
+
     /// Whether any address of `block` is taken.
     #[must_use]
     pub fn overlaps(&self, block: &Cidr) -> bool {

@@ -33,7 +33,7 @@ mod serving;
 pub use accounting::{AddressState, PoolUsage, Usage};
 pub use allocator::{
     Allocation, ApplyError, Assignment, AtBlockLimit, BlockBorrow, BlockClaim, ClusterView, Decision,
-    FreeError, FreeItem, Freed, Graces, NodeIpam, Settings,
+    FreeError, FreeItem, Freed, Graces, InnerDecision, NodeIpam, Settings,
 };
 pub use block::{Block, OrdinalError, OrdinalState};
 pub use choice::{PassedOver, PassedReason, PoolChoice, choose_pools};

@@ -16,6 +16,9 @@ pub const MAX_IFNAME_LEN: usize = 15;
 /// bounds the attribute to `IFALIASZ - 1` bytes with it (on 6.18, 254 bytes pass and 255 are "out of range").
 pub const MAX_ALIAS_LEN: usize = 254;
 
+/// In place of a container's id where a node holds addresses itself.
+const NODE_ITSELF: &str = "poolward-node";
+
 /// The holder of addresses: one interface of one container. Freeing always needs it.
 ///
 /// One text, `CONTAINERID/IFNAME`, which all copies share: a node keeps each handle in several places, and neither
@@ -60,6 +63,18 @@ impl Handle {
             return Err(HandleError::Ifname(ifname.to_owned()));
         }
         Ok(Self(format!("{container_id}/{ifname}").into()))
+    }
+
+    /// The node itself, for an address of its own. No runtime's: see [`Handle::is_of_node`].
+    #[must_use]
+    pub fn of_node() -> Self {
+        Self(format!("{NODE_ITSELF}/inner").into())
+    }
+
+    /// Whether the node itself is meant, and not a container.
+    #[must_use]
+    pub fn is_of_node(&self) -> bool {
+        self.container_id() == NODE_ITSELF
     }
 
     /// The container's id, as the runtime gave it.

@@ -5,7 +5,9 @@
 
 mod ipam_settings;
 mod raw;
+mod store_settings;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use dataplane::AttachMode;
 use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
 use raw::{Raw, Spanned};
+pub use store_settings::StoreConfig;
 
 /// The node agent of Poolward: allocates pod addresses from this node's blocks, wires pods, and keeps spoofed
 /// packets off the network.
@@ -23,14 +26,20 @@ use raw::{Raw, Spanned};
     version,
     after_help = "The file's keys, all optional, with their defaults:\n\
         \n  nodeName: <host name>                     name of this node\
-        \n  nodeLabels: {}                            labels that pools' nodeSelector sees\
+        \n  nodeLabels: {}                            labels that pools' nodeSelector sees; with type\
+        \n                                            kubernetes those of the Node object\
         \n  socketPath: /run/poolward/agent.sock      where the CNI plugin and poolwardctl connect (mode 0600)\
         \n  stateDir: /run/poolward                   journal and its lock; a tmpfs, gone with a reboot\
-        \n  storePath: /var/lib/poolward/store.redb   pools, reservations, blocks\
+        \n  store:                                    where pools, reservations and blocks are kept:\
+        \n    type: embedded                            embedded (a file; one node) or kubernetes (custom resources)\
+        \n    kubeconfig: <in-cluster>                  how the API server is reached; with type kubernetes\
+        \n  storePath: /var/lib/poolward/store.redb   the file; with type embedded\
         \n  bpfPinDir: /sys/fs/bpf/poolward           programs, maps and links; on a bpffs of the host\
         \n  markMask: 0x0fff0000                      bits of skb->mark that are ours\
         \n  routeProtocol: 80                         protocol number of our routes (5 to 255)\
         \n  uplink: <interface of the default route>\
+        \n  nodeIp: <the Node object's InternalIP>    IPv4 address by which other nodes reach this one\
+        \n  encapBackend: auto                        auto, ebpf or device: who wraps packets in IPIP\
         \n  mtuBytes: <the uplink's, less encapsulation where a pool asks for it>\
         \n  attachMode: auto                          auto, tcx or clsact\
         \n  maxPods: 1024                             sizes of the kernel's maps, fixed when they are first made;\
@@ -84,6 +93,18 @@ pub enum OnLocked {
     Wait,
 }
 
+/// Who wraps packets between nodes in IPIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncapBackend {
+    /// What the kernel can.
+    #[default]
+    Auto,
+    /// eBPF programs on the uplink.
+    Ebpf,
+    /// The kernel's ipip device.
+    Device,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -98,14 +119,14 @@ pub enum LogFormat {
 pub struct Config {
     /// Name of this node.
     pub node_name: NodeName,
-    /// Labels of this node.
+    /// Labels of this node, where it has no Node object.
     pub node_labels: Labels,
     /// Unix socket to serve on.
     pub socket_path: PathBuf,
     /// Where the journal and its lock lie.
     pub state_dir: PathBuf,
-    /// The embedded store's file.
-    pub store_path: PathBuf,
+    /// Where the cluster's objects are kept.
+    pub store: StoreConfig,
     /// Where programs, maps and links are pinned.
     pub bpf_pin_dir: PathBuf,
     /// Which bits of `skb->mark` are ours.
@@ -114,6 +135,10 @@ pub struct Config {
     pub route_protocol: u8,
     /// The interface towards the rest of the network; `None`: that of the default route.
     pub uplink: Option<String>,
+    /// The IPv4 address by which other nodes reach this one; `None`: that of its Node object.
+    pub node_ip: Option<Ipv4Addr>,
+    /// Who wraps packets in IPIP.
+    pub encap_backend: EncapBackend,
     /// MTU of pods in bytes; `None`: from the uplink.
     pub mtu_bytes: Option<u32>,
     /// How programs are attached.
@@ -204,6 +229,17 @@ impl Config {
             raw.attach_mode.as_ref(),
             &[("auto", AttachMode::Auto), ("tcx", AttachMode::Tcx), ("clsact", AttachMode::Clsact)],
         )?;
+        let encap_backend = at("encapBackend").choice(
+            raw.encap_backend.as_ref(),
+            &[
+                ("auto", EncapBackend::Auto),
+                ("ebpf", EncapBackend::Ebpf),
+                ("device", EncapBackend::Device),
+            ],
+        )?;
+        let node_ip = at("nodeIp").read(raw.node_ip.as_ref(), None, |text| {
+            text.parse().map(Some).map_err(|_| "expected an IPv4 address".to_owned())
+        })?;
         let on_locked = at("onLocked")
             .choice(raw.on_locked.as_ref(), &[("exit", OnLocked::Exit), ("wait", OnLocked::Wait)])?;
         let log = raw.log.as_ref();
@@ -239,11 +275,13 @@ impl Config {
             node_labels: raw.node_labels.clone(),
             socket_path,
             state_dir: path("stateDir", raw.state_dir.as_ref(), "/run/poolward")?,
-            store_path: path("storePath", raw.store_path.as_ref(), "/var/lib/poolward/store.redb")?,
+            store: store_settings::resolve(raw, file)?,
             bpf_pin_dir: path("bpfPinDir", raw.bpf_pin_dir.as_ref(), "/sys/fs/bpf/poolward")?,
             mark_layout,
             route_protocol,
             uplink,
+            node_ip,
+            encap_backend,
             mtu_bytes,
             attach_mode,
             max_pods: map_size("maxPods", raw.max_pods.as_ref())?,

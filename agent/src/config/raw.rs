@@ -16,11 +16,14 @@ pub(super) struct Raw {
     pub(super) node_labels: Labels,
     pub(super) socket_path: Option<Spanned<PathBuf>>,
     pub(super) state_dir: Option<Spanned<PathBuf>>,
+    pub(super) store: Option<RawStore>,
     pub(super) store_path: Option<Spanned<PathBuf>>,
     pub(super) bpf_pin_dir: Option<Spanned<PathBuf>>,
     pub(super) mark_mask: Option<Spanned<String>>,
     pub(super) route_protocol: Option<Spanned<u64>>,
     pub(super) uplink: Option<Spanned<String>>,
+    pub(super) node_ip: Option<Spanned<String>>,
+    pub(super) encap_backend: Option<Spanned<String>>,
     pub(super) mtu_bytes: Option<Spanned<u64>>,
     pub(super) attach_mode: Option<Spanned<String>>,
     pub(super) max_pods: Option<Spanned<u64>>,
@@ -42,6 +45,14 @@ pub(super) struct RawIpam {
     pub(super) release_after_seconds: Option<Spanned<u64>>,
     pub(super) return_after_seconds: Option<Spanned<u64>>,
     pub(super) gone_after_seconds: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct RawStore {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) kubeconfig: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -81,9 +81,9 @@ pub enum Loaded {
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} journal {path}: {source}")]
 pub struct JournalError {
-    operation: &'static str,
-    path: PathBuf,
-    source: std::io::Error,
+    pub(super) operation: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) source: std::io::Error,
 }
 
 impl Journal {
@@ -154,6 +154,12 @@ impl Journal {
             text += &line(record)?;
         }
         self.write(text.as_bytes())
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Whether the file has grown enough to be worth rewriting.
@@ -234,7 +240,7 @@ fn keep_aside(dir: &Path, path: &Path) -> std::io::Result<PathBuf> {
     Err(std::io::Error::other("there are 999 damaged journals already: remove some"))
 }
 
-fn line(value: &impl Serialize) -> Result<String, JournalError> {
+pub(super) fn line(value: &impl Serialize) -> Result<String, JournalError> {
     let json = serde_json::to_string(value).map_err(|error| JournalError {
         operation: "encode a record of",
         path: PathBuf::new(),
@@ -276,7 +282,7 @@ fn parse(bytes: &[u8], owner: &Owner) -> Result<Parsed, String> {
     Ok(Parsed { this_boot: true, records, valid_bytes: end as u64, dropped_bytes })
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T, String> {
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_owned())?.trim_end_matches('\n');
     let (digits, json) = text.split_once(' ').ok_or("no checksum")?;
     let expected = u32::from_str_radix(digits, 16).map_err(|_| format!("{digits:?} is not a checksum"))?;

@@ -15,15 +15,19 @@
 //! Anything else that does not read is damage: the file is kept under another name and the caller rebuilds from the
 //! kernel.
 //!
+//! Beside it lies the snapshot ([`Snapshot`]): what this node last knew of the cluster, so that a start needs no store.
+//!
 //! It decides nothing: what records mean is the node's business.
 
 mod fact;
 mod file;
 mod lock;
 mod record;
+mod snapshot;
 
 pub use fact::FactRecord;
 pub(crate) use fact::{fact_of, record_of};
 pub use file::{Journal, JournalError, Loaded, Owner};
 pub use lock::{Lock, LockError};
+pub use snapshot::{FreshRecord, ObjectRecord, Snapshot, SnapshotError, SnapshotFile};
 pub use record::{AddressRecord, AssignRecord, HandleRecord, NetnsId, Record, WiredRecord};

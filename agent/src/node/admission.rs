@@ -3,13 +3,23 @@
 //! What may be admitted is decided in `ipam::registry`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipam::{AdmissionRefusal, Candidate, Registry};
 use model::PoolName;
 use store::resource::IpPoolRegistry;
 use store::retry::{self, Decision, Outcome, Patience, RetryError};
 use store::{Key, KeyError, Revision, Store, StoreError, Versioned};
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Node;
+
+/// How long a node waits at most before it admits a pool that it sees.
+const MAX_JITTER_MS: u64 = 500;
+
+/// How soon a try that failed is repeated.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Why the registry could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -90,5 +100,32 @@ pub async fn update_registry<S: Store>(
             | RetryError::Exhausted { last: error, .. },
         ) => Err(error.into()),
         Err(RetryError::Refused(error)) => Err(error.into()),
+    }
+}
+
+impl<S: Store> Node<S> {
+    /// Admits pools that somebody else than an agent has put into the store, until `stop` fires. Every node sees them at
+    /// once: each waits for a moment of its own, and most find the work done.
+    pub async fn follow_admission(&self, stop: &CancellationToken) {
+        let mut views = self.world.changes();
+        while !stop.is_cancelled() {
+            views.mark_unchanged();
+            if self.world.is_complete() && !self.waiting().is_empty() {
+                let jitter = Duration::from_millis(self.store.random() % MAX_JITTER_MS);
+                if stop.run_until_cancelled(tokio::time::sleep(jitter)).await.is_none() {
+                    return;
+                }
+                if let Err(error) = self.admit_waiting().await {
+                    warn!(%error, "pools wait to be admitted");
+                    if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
+                        return;
+                    }
+                    views.mark_changed();
+                }
+            }
+            if !matches!(stop.run_until_cancelled(views.changed()).await, Some(Ok(()))) {
+                return;
+            }
+        }
     }
 }

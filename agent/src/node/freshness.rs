@@ -9,16 +9,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use store::resource::{Namespace, Pod};
 use store::{Key, Store, StoreError, Versioned};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Node;
+use crate::journal::{FreshRecord, ObjectRecord};
 
 /// What was read, by pod. One for each agent; entries go with their pods.
 #[derive(Debug, Default)]
 pub struct Fresh {
     /// The pod's uid, and its namespace; `None`: there was none.
     by_pod: Mutex<BTreeMap<Key, Entry>>,
+    changed: Notify,
 }
 
 type Entry = (String, Option<Versioned<Namespace>>);
@@ -35,6 +38,30 @@ impl Fresh {
     }
 }
 
+impl Fresh {
+    /// Remembers what was read after this pod had appeared.
+    pub fn note(&self, pod: Key, uid: String, namespace: Option<Versioned<Namespace>>) {
+        self.lock().insert(pod, (uid, namespace));
+        self.changed.notify_one();
+    }
+
+    /// Ready when something was noted since it was last waited for. For one task.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// All of it, to be written down.
+    #[must_use]
+    pub fn records(&self) -> Vec<FreshRecord> {
+        let record = |(pod, (uid, namespace)): (&Key, &Entry)| FreshRecord {
+            pod: pod.to_string(),
+            uid: uid.clone(),
+            namespace: namespace.as_ref().map(ObjectRecord::from),
+        };
+        self.lock().iter().map(record).collect()
+    }
+}
+
 impl<S: Store> Node<S> {
     /// Reads a pod's namespace live and remembers it for that pod.
     ///
@@ -42,7 +69,7 @@ impl<S: Store> Node<S> {
     /// The store fails.
     pub async fn read_namespace(&self, pod: &Key, uid: &str, namespace: &Key) -> Result<(), StoreError> {
         let read = self.store.get::<Namespace>(namespace).await?;
-        self.fresh.lock().insert(pod.clone(), (uid.to_owned(), read));
+        self.fresh.note(pod.clone(), uid.to_owned(), read);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! mutex; nothing in it waits for anything but the tmpfs the journal lies on.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipam::protocol::{CutOff, Fact, Keeper, NodeId};
 use ipam::{ApplyError, Assignment, FreeError, NodeIpam, PoolTable};
@@ -13,13 +13,15 @@ use model::{BootTime, Handle};
 use tracing::{error, warn};
 
 use super::pod::{Pod, RecordError, Wired};
-use crate::journal::{Journal, JournalError, NetnsId, Record, fact_of, record_of};
+use crate::journal::{Journal, JournalError, NetnsId, Owner, Record, fact_of, record_of};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
     keeper: Keeper,
     pods: BTreeMap<Handle, Pod>,
+    /// The node's own address, in the form of a pod that is never wired; not among the pods.
+    inner: Option<Pod>,
     journal: Journal,
 }
 
@@ -56,7 +58,7 @@ impl Ledger {
     /// Rebuilds the state from the records of the journal, in their order. Gives back what did not fit at the end, for
     /// people: an allocation of a block that this node has no more is history if it was freed later.
     pub fn replay(journal: Journal, me: NodeId, records: &[Record], now: BootTime) -> (Self, Vec<String>) {
-        let mut ledger = Self { keeper: Keeper::new(me), pods: BTreeMap::new(), journal };
+        let mut ledger = Self { keeper: Keeper::new(me), pods: BTreeMap::new(), inner: None, journal };
         let mut problems = Vec::new();
         let mut unplaced = BTreeMap::new();
         for record in records {
@@ -95,7 +97,7 @@ impl Ledger {
                         Err(error) => return Err(RecordError::new(&handle, error)),
                     }
                 }
-                self.pods.insert(handle, pod);
+                self.remember(pod);
             }
             Record::Commit(wired) => {
                 if let Some(pod) = self.pods.get_mut(&handle_of(&wired.handle)?) {
@@ -111,7 +113,7 @@ impl Ledger {
                 let handle = handle_of(handle)?;
                 let at = BootTime::from_millis(*at_ms);
                 self.keeper.ipam_mut().apply_free(&handle, &PoolTable::default(), at);
-                self.pods.remove(&handle);
+                self.forget(&handle);
                 unplaced.retain(|(holder, _), _| *holder != handle);
                 self.replay_cooling(cooling);
             }
@@ -173,6 +175,12 @@ impl Ledger {
         Ok(problems)
     }
 
+    /// Whose journal it is.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        self.journal.owner()
+    }
+
     /// The allocator's state, for decisions.
     #[must_use]
     pub fn ipam(&self) -> &NodeIpam {
@@ -194,6 +202,12 @@ impl Ledger {
     #[must_use]
     pub fn pod(&self, handle: &Handle) -> Option<&Pod> {
         self.pods.get(handle)
+    }
+
+    /// The node's own address.
+    #[must_use]
+    pub fn inner_ipv4(&self) -> Option<Ipv4Addr> {
+        self.inner.as_ref()?.identity.ipv4
     }
 
     /// All pods, by handle.
@@ -241,8 +255,24 @@ impl Ledger {
             self.keeper.ipam_mut().apply_free(pod.handle(), &PoolTable::default(), now);
             return Err(error.into());
         }
-        self.pods.insert(pod.handle().clone(), pod);
+        self.remember(pod);
         Ok(())
+    }
+
+    fn remember(&mut self, pod: Pod) {
+        if pod.handle().is_of_node() {
+            self.inner = Some(pod);
+        } else {
+            self.pods.insert(pod.handle().clone(), pod);
+        }
+    }
+
+    fn forget(&mut self, handle: &Handle) {
+        if handle.is_of_node() {
+            self.inner = None;
+        } else {
+            self.pods.remove(handle);
+        }
     }
 
     /// Marks a pod as wired: from here on the runtime may have been told.
@@ -277,13 +307,13 @@ impl Ledger {
         let leaving = self.ipam().decide_free(handle);
         if leaving.is_empty() {
             // A pod all of whose addresses went one by one.
-            self.pods.remove(handle);
+            self.forget(handle);
             return Ok(Vec::new());
         }
         let cooling = cooling_of(&leaving, pools, now);
         self.journal.append(&[Record::Free { handle: handle.into(), at_ms: now.as_millis(), cooling }])?;
         let freed = self.keeper.ipam_mut().apply_free(handle, pools, now);
-        self.pods.remove(handle);
+        self.forget(handle);
         self.tidy(now);
         Ok(freed.into_iter().map(|assignment| assignment.address).collect())
     }
@@ -313,6 +343,9 @@ impl Ledger {
     }
 
     fn forget_address(&mut self, handle: &Handle, address: IpAddr) {
+        if handle.is_of_node() {
+            self.inner = None;
+        }
         if let Some(pod) = self.pods.get_mut(handle) {
             pod.remove_address(address);
             if pod.pools.is_empty() {
@@ -343,7 +376,7 @@ impl Ledger {
         let queues = queues.filter(
             |queue| !matches!(queue, Record::Queue { freed, cooling, .. } if freed.is_empty() && cooling.is_empty()),
         );
-        let pods = self.pods.values().flat_map(|pod| {
+        let pods = self.pods.values().chain(&self.inner).flat_map(|pod| {
             let assign = Record::Assign(pod.to_assign_record());
             std::iter::once(assign).chain(pod.to_wired_record().map(Record::Commit))
         });

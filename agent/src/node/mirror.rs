@@ -2,9 +2,14 @@
 //!
 //! Readers take a short lock; nobody asks the store on the way of a pod. Whoever has just written waits until
 //! the copy has seen it ([`Mirror::reached`]), so that what was applied holds for the next ADD.
+//!
+//! What is kept of an object is the kind's own business ([`Keep`]): whole objects of the kinds of which there are few,
+//! a row of numbers of those of which there are tens of thousands.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -14,44 +19,114 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// How long a failed list or watch waits before it is tried again.
+/// How long a failed list or watch waits before it is tried again, at first.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// And at most: an API server that comes back is not to be run over by all nodes at once, nor waited for much longer.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// How long a change that was made may take to be seen.
 const REACH_LIMIT: Duration = Duration::from_secs(10);
 
+/// What is kept of the objects of a kind.
+pub trait Keep<R>: Send + Sync + 'static {
+    /// What is kept of one object.
+    type Row: Send;
+
+    /// What is kept of this one; `None`: nothing, since it does not read.
+    fn row(&self, object: Versioned<R>) -> Option<Self::Row>;
+
+    /// These are all there are.
+    fn replace(&self, rows: Vec<Self::Row>);
+
+    /// This one is new, or has changed.
+    fn put(&self, row: Self::Row);
+
+    /// This one is gone.
+    fn remove(&self, row: Self::Row);
+}
+
+/// Whole objects, by key.
+#[derive(Debug)]
+pub struct Whole<R> {
+    objects: RwLock<BTreeMap<Key, Versioned<R>>>,
+}
+
+impl<R> Default for Whole<R> {
+    fn default() -> Self {
+        Self { objects: RwLock::default() }
+    }
+}
+
+impl<R: Resource> Keep<R> for Whole<R> {
+    type Row = (Key, Versioned<R>);
+
+    fn row(&self, object: Versioned<R>) -> Option<Self::Row> {
+        match object.value.key() {
+            Ok(key) => Some((key, object)),
+            Err(error) => {
+                warn!(kind = R::KIND, %error, "an object without a usable name is passed over");
+                None
+            }
+        }
+    }
+
+    fn replace(&self, rows: Vec<Self::Row>) {
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = rows.into_iter().collect();
+    }
+
+    fn put(&self, (key, object): Self::Row) {
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(key, object);
+    }
+
+    fn remove(&self, (key, _): Self::Row) {
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+}
+
 /// The copy of one kind. Cheap to clone; all clones see the same.
 #[derive(Debug)]
-pub struct Mirror<R> {
-    objects: Arc<RwLock<BTreeMap<Key, Versioned<R>>>>,
+pub struct Mirror<R, K = Whole<R>> {
+    kept: Arc<K>,
     /// How far the copy is. Those who wait for a revision are told by `arrived`, in the order in which they came.
     seen: watch::Sender<Revision>,
     arrived: Arc<Notify>,
+    state: Arc<State>,
+    kind: PhantomData<fn() -> R>,
 }
 
-impl<R> Clone for Mirror<R> {
+#[derive(Debug, Default)]
+struct State {
+    /// Whether everything was read at least once.
+    loaded: AtomicBool,
+    /// Counts changes.
+    generation: AtomicU64,
+    relisted: Mutex<Option<Relisted>>,
+}
+
+/// That everything was read anew, and not for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relisted {
+    /// The store was at a lower revision than it had been: it was restored from a backup.
+    pub went_back: bool,
+}
+
+impl<R, K> Clone for Mirror<R, K> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), seen: self.seen.clone(), arrived: self.arrived.clone() }
+        Self {
+            kept: self.kept.clone(),
+            seen: self.seen.clone(),
+            arrived: self.arrived.clone(),
+            state: self.state.clone(),
+            kind: PhantomData,
+        }
     }
 }
 
 impl<R: Resource> Mirror<R> {
-    /// Reads the kind once, and follows it on a task of its own until `stop` fires.
-    ///
-    /// # Errors
-    /// The first list fails: there is nothing to serve from.
-    pub async fn start<S: Store>(store: &S, stop: &CancellationToken) -> Result<Self, StoreError> {
-        let mirror =
-            Self { objects: Arc::default(), seen: watch::channel(Revision::ZERO).0, arrived: Arc::default() };
-        let from = mirror.relist(store).await?;
-        let (follower, store, stop) = (mirror.clone(), store.clone(), stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(follower.follow(store, from)).await });
-        Ok(mirror)
-    }
-
     /// The objects as last seen, by key.
     pub fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Key, Versioned<R>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+        self.kept.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One object.
@@ -59,11 +134,68 @@ impl<R: Resource> Mirror<R> {
     pub fn get(&self, key: &Key) -> Option<Versioned<R>> {
         self.read().get(key).cloned()
     }
+}
+
+impl<R: Resource, K: Keep<R>> Mirror<R, K> {
+    /// A copy that has seen nothing.
+    #[must_use]
+    pub fn new(kept: K) -> Self {
+        Self {
+            kept: Arc::new(kept),
+            seen: watch::channel(Revision::ZERO).0,
+            arrived: Arc::default(),
+            state: Arc::default(),
+            kind: PhantomData,
+        }
+    }
+
+    /// What is kept.
+    #[must_use]
+    pub fn kept(&self) -> &K {
+        &self.kept
+    }
+
+    /// Puts in what somebody remembers from before; it counts until everything was read.
+    pub fn remember(&self, objects: impl IntoIterator<Item = Versioned<R>>) {
+        self.kept.replace(objects.into_iter().filter_map(|object| self.kept.row(object)).collect());
+        self.state.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Follows the kind on a task of its own until `stop` fires. `from`: where the last [`Mirror::relist`] ended; `None`
+    /// if that is still to be done.
+    pub fn spawn<S: Store>(&self, store: &S, from: Option<Revision>, stop: &CancellationToken) {
+        let (follower, store, stop) = (self.clone(), store.clone(), stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(follower.follow(store, from)).await });
+    }
 
     /// Tells of every change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Revision> {
         self.seen.subscribe()
+    }
+
+    /// Whether everything was read at least once.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.state.loaded.load(Ordering::Acquire)
+    }
+
+    /// Counts changes.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.state.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether there is something for [`Mirror::take_relisted`].
+    #[must_use]
+    pub fn is_relisted(&self) -> bool {
+        self.state.relisted.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Whether everything was read anew since this was asked last.
+    #[must_use]
+    pub fn take_relisted(&self) -> Option<Relisted> {
+        self.state.relisted.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Returns when the copy has seen `revision`, or says after [`REACH_LIMIT`] that it has not: then the watch is
@@ -84,35 +216,53 @@ impl<R: Resource> Mirror<R> {
         }
     }
 
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    /// The store fails; what is kept stays.
+    pub async fn relist<S: Store>(&self, store: &S) -> Result<Revision, StoreError> {
+        let mut rows = Vec::new();
+        let revision = store
+            .list_pages::<R>(|page| rows.extend(page.into_iter().filter_map(|object| self.kept.row(object))))
+            .await?;
+        self.kept.replace(rows);
+        let went_back = revision < *self.seen.borrow();
+        if self.state.loaded.swap(true, Ordering::AcqRel) {
+            if went_back {
+                warn!(kind = R::KIND, now = %revision, "the store is at an earlier revision than it was: restored from a backup?");
+            }
+            let mut relisted = self.state.relisted.lock().unwrap_or_else(PoisonError::into_inner);
+            let earlier = relisted.is_some_and(|relisted| relisted.went_back);
+            *relisted = Some(Relisted { went_back: went_back || earlier });
+        }
+        self.tell(revision);
+        Ok(revision)
+    }
+
     fn tell(&self, revision: Revision) {
+        self.state.generation.fetch_add(1, Ordering::AcqRel);
         self.seen.send_replace(revision);
         self.arrived.notify_waiters();
     }
 
-    async fn relist<S: Store>(&self, store: &S) -> Result<Revision, StoreError> {
-        let list = store.list::<R>().await?;
-        let mut objects = BTreeMap::new();
-        for object in list.items {
-            match object.value.key() {
-                Ok(key) => drop(objects.insert(key, object)),
-                Err(error) => warn!(kind = R::KIND, %error, "an object without a usable name is passed over"),
-            }
-        }
-        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
-        self.tell(list.revision);
-        Ok(list.revision)
-    }
-
-    async fn follow<S: Store>(self, store: S, mut from: Revision) {
+    async fn follow<S: Store>(self, store: S, mut from: Option<Revision>) {
+        let mut delay = RETRY_DELAY;
         loop {
-            match self.follow_once(&store, &mut from).await {
-                Ok(()) => debug!(kind = R::KIND, "the watch ended"),
-                Err(error) => warn!(kind = R::KIND, %error, "the watch broke; the kind is read anew"),
+            if let Some(position) = &mut from {
+                match self.follow_once(&store, position).await {
+                    Ok(()) => debug!(kind = R::KIND, "the watch ended"),
+                    Err(error) => debug!(kind = R::KIND, %error, "the watch broke; the kind is read anew"),
+                }
+                tokio::time::sleep(RETRY_DELAY).await;
             }
-            tokio::time::sleep(RETRY_DELAY).await;
             match self.relist(&store).await {
-                Ok(revision) => from = revision,
-                Err(error) => warn!(kind = R::KIND, %error, "the kind cannot be read; trying again"),
+                Ok(revision) => (from, delay) = (Some(revision), RETRY_DELAY),
+                Err(error) => {
+                    warn!(kind = R::KIND, %error, "the kind cannot be read; trying again");
+                    from = None;
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(MAX_RETRY_DELAY);
+                }
             }
         }
     }
@@ -122,13 +272,15 @@ impl<R: Resource> Mirror<R> {
         while let Some(event) = events.next().await {
             let event = event?;
             let revision = event.revision();
-            match event.object().value.key() {
-                Err(error) => warn!(kind = R::KIND, %error, "an event without a usable name is passed over"),
-                Ok(key) => {
-                    let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-                    match event {
-                        Event::Put(object) => drop(objects.insert(key, object)),
-                        Event::Delete { .. } => drop(objects.remove(&key)),
+            match event {
+                Event::Put(object) => {
+                    if let Some(row) = self.kept.row(object) {
+                        self.kept.put(row);
+                    }
+                }
+                Event::Delete { last, .. } => {
+                    if let Some(row) = self.kept.row(last) {
+                        self.kept.remove(row);
                     }
                 }
             }
@@ -154,7 +306,9 @@ mod tests {
     async fn what_was_written_is_seen_by_whoever_waits_for_it() {
         let (store, stop) = (MemoryStore::new(100), CancellationToken::new());
         store.create(namespace("before")).await.unwrap();
-        let mirror = Mirror::<Namespace>::start(&store, &stop).await.unwrap();
+        let mirror = Mirror::<Namespace>::new(Whole::default());
+        let from = mirror.relist(&store).await.unwrap();
+        mirror.spawn(&store, Some(from), &stop);
         assert_eq!(mirror.read().len(), 1);
         let after = store.create(namespace("after")).await.unwrap();
         mirror.reached(after.revision).await;
@@ -164,5 +318,22 @@ mod tests {
         mirror.reached(gone).await;
         assert_eq!(mirror.get(&key), None);
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_went_back_is_noticed_and_remembered_until_asked() {
+        let (later, earlier) = (MemoryStore::new(100), MemoryStore::new(100));
+        for name in ["a", "b", "c"] {
+            later.create(namespace(name)).await.unwrap();
+        }
+        earlier.create(namespace("a")).await.unwrap();
+        let mirror = Mirror::<Namespace>::new(Whole::default());
+        mirror.relist(&later).await.unwrap();
+        assert_eq!(mirror.take_relisted(), None, "the first reading is none anew");
+        mirror.relist(&earlier).await.unwrap();
+        mirror.relist(&earlier).await.unwrap();
+        assert_eq!(mirror.take_relisted(), Some(Relisted { went_back: true }));
+        assert_eq!(mirror.take_relisted(), None);
+        assert_eq!(mirror.read().len(), 1);
     }
 }

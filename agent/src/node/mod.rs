@@ -2,12 +2,17 @@
 
 pub mod admission;
 pub mod attend;
+pub mod blocks;
 pub mod freshness;
 pub mod gate;
+pub mod inner;
 pub mod ledger;
+pub mod memory;
 pub mod mirror;
+pub mod nodes;
 pub mod pod;
 pub mod reconcile;
+pub mod remote;
 pub mod retire;
 pub mod start;
 pub mod surroundings;
@@ -52,6 +57,8 @@ pub struct Node<S> {
     upkeep_wanted: tokio::sync::Notify,
     /// Told of everything that is noted of blocks and loans; wakes in the order in which they came those who wait.
     progress: tokio::sync::Notify,
+    /// Why the node has no address of its own, if it should.
+    inner_trouble: Mutex<inner::Trouble>,
     /// One deletion of pools at a time.
     retiring: tokio::sync::Mutex<()>,
 }
@@ -60,6 +67,15 @@ impl<S: Store> Node<S> {
     /// The ledger. Held for microseconds, never across a wait.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_inner_trouble(&self) -> MutexGuard<'_, inner::Trouble> {
+        self.inner_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the node has no address of its own, if it should.
+    pub fn inner_trouble(&self) -> inner::Trouble {
+        *self.lock_inner_trouble()
     }
 
     /// Ready as soon as anything is noted of blocks and loans after this call.

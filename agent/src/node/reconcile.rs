@@ -3,19 +3,22 @@
 //! The comparison itself is `dataplane`'s. A run is asked for by a changed view, by a change of links, addresses or
 //! routes that somebody made, by a timer, and by whoever must know that a change has arrived.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dataplane::{Dataplane, DesiredState, Report, Uplink};
-use model::{Cidr, Family};
+use model::{Cidr, Family, IpipMode};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::ledger::Ledger;
+use super::remote::remote_of;
 use super::surroundings::KernelWork;
-use super::world::World;
+use super::world::{View, World};
 
 /// Changes that come together are answered together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -40,12 +43,22 @@ struct Shared {
     ledger: Arc<Mutex<Ledger>>,
     wanted: Notify,
     kernel_work: KernelWork,
+    reach: Reach,
     one_at_a_time: tokio::sync::Mutex<()>,
     summary: watch::Sender<Summary>,
     /// As the last run found it, so that an ADD need not look for it among all routes.
     uplink: watch::Sender<Option<Uplink>>,
     /// Whether what is not known may be removed: not after a rebuild that left questions open.
     sweep: bool,
+}
+
+/// How this node stands among others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether there may be other nodes: they are where the store says.
+    pub many_nodes: bool,
+    /// The address by which they know this one; `None`: its Node object's.
+    pub node_ip: Option<Ipv4Addr>,
 }
 
 /// What the runs did.
@@ -69,6 +82,7 @@ impl Reconciler {
         world: Arc<World>,
         ledger: Arc<Mutex<Ledger>>,
         kernel_work: KernelWork,
+        reach: Reach,
         sweep: bool,
     ) -> Self {
         let shared = Shared {
@@ -76,6 +90,7 @@ impl Reconciler {
             world,
             ledger,
             kernel_work,
+            reach,
             wanted: Notify::new(),
             one_at_a_time: tokio::sync::Mutex::default(),
             summary: watch::channel(Summary::default()).0,
@@ -200,21 +215,31 @@ impl Shared {
         let pods = ledger.pods().map(|pod| pod.identity.clone()).collect();
         // A borrowed address is not a range of ours: its pod's own route, or nothing.
         let is_tenure = |block: &Cidr| ledger.keeper().tenure(block).is_some();
-        let own_blocks: Vec<Cidr> = ledger.ipam().blocks().map(ipam::Block::cidr).filter(is_tenure).collect();
+        let own_blocks: BTreeSet<Cidr> =
+            ledger.ipam().blocks().map(ipam::Block::cidr).filter(is_tenure).collect();
+        let inner_ipv4 = ledger.inner_ipv4();
         drop(ledger);
         let serves = |family| pools.iter().any(|pool| pool.cidr.family() == family);
+        let (mut peers, mut remote_ranges, mut underlay_ipv4) = (Vec::new(), Vec::new(), self.reach.node_ip);
+        if self.reach.many_nodes {
+            let nodes = self.world.nodes.kept().read();
+            let ranges = self.world.blocks.kept().ranges();
+            (peers, remote_ranges) = remote_of(&ranges, &nodes, &view.me.name, &own_blocks, &view.pools);
+            let own = nodes.rows.get(&view.me.name).and_then(|row| row.ipv4);
+            underlay_ipv4 = underlay_ipv4.or(own);
+        }
         let desired = DesiredState {
             since,
-            sweep: self.sweep,
+            // Before the store was read once, what is not known here may be there all the same.
+            sweep: self.sweep && self.world.is_complete(),
             forward_ipv4: serves(Family::V4),
             forward_ipv6: serves(Family::V6),
-            own_blocks,
-            // The embedded store is one node's: whatever of a pool is not here is nowhere.
-            closed_ranges: pools.iter().map(|pool| pool.cidr).collect(),
-            peers: Vec::new(),
-            remote_ranges: Vec::new(),
-            underlay_ipv4: None,
-            inner_ipv4: None,
+            own_blocks: own_blocks.into_iter().collect(),
+            closed_ranges: closed_ranges(&view, self.reach.many_nodes),
+            peers,
+            remote_ranges,
+            underlay_ipv4,
+            inner_ipv4,
             pods,
             pools,
         };
@@ -224,4 +249,18 @@ impl Shared {
         }
         self.dataplane.reconcile(&desired)
     }
+}
+
+/// Ranges whose addresses are in a known block, or nowhere.
+///
+/// 1. Where there is but this node: those of all pools.
+/// 2. Among other nodes: those of pools that may be encapsulated, and of pools that are not known; what is in none of
+///    their blocks must not leave by the default route, bare. The underlay may know where the others are.
+fn closed_ranges(view: &View, many_nodes: bool) -> Vec<Cidr> {
+    let is_closed = |entry: &&ipam::RegistryEntry| {
+        let pool = view.pools.by_name(&entry.name).filter(|pool| pool.uid == entry.uid);
+        let mode = pool.map_or(IpipMode::Always, |pool| pool.ipip_mode);
+        !many_nodes || entry.cidr.family() == Family::V4 && mode.may_encapsulate()
+    };
+    view.registry.entries().filter(is_closed).map(|entry| entry.cidr).collect()
 }

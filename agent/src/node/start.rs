@@ -14,7 +14,7 @@ use std::time::Duration;
 use dataplane::{Dataplane, DataplaneError, KernelPod, Mac};
 use ipam::Candidate;
 use ipam::protocol::{Fact, Nonce};
-use model::{BootTime, Handle};
+use model::{BootTime, Handle, NodeName};
 use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -24,16 +24,20 @@ use super::admission::{RegistryWriteError, decide_admissions, update_registry};
 use super::freshness::Fresh;
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
+use super::memory::Memory;
 use super::pod::{Pod, Wired};
-use super::reconcile::Reconciler;
+use super::reconcile::{Reach, Reconciler};
 use super::surroundings::Surroundings;
 use super::world::{self, View, World};
 use crate::config::Config;
-use crate::journal::{Journal, Loaded};
+use crate::journal::{Journal, Loaded, SnapshotFile};
 
 /// How long addresses of unknown use are kept back after the journal was lost: longer than a runtime takes to ask for
 /// the deletion of what it lost.
 const UNPROVEN_COOLDOWN: Duration = Duration::from_secs(120);
+
+/// How soon it is said that the node waits for its Node object.
+const TELL_WAITING_AFTER: Duration = Duration::from_secs(1);
 
 /// How often blocks are seen to at a start before the rest is left to upkeep.
 const CONFIRM_ROUNDS: usize = 3;
@@ -72,13 +76,33 @@ impl<S: Store> Node<S> {
         loaded: Loaded,
         followers: &CancellationToken,
     ) -> Result<Arc<Self>, StartError> {
+        let many_nodes = config.store.is_shared();
         let node = world::Node {
             name: config.node_name.clone(),
-            labels: config.node_labels.clone(),
+            labels: (!many_nodes).then(|| config.node_labels.clone()),
             marks: config.mark_layout,
             settings: config.ipam,
         };
-        let world = World::start(&store, node, followers).await?;
+        // Only in this boot, and only beside a journal that reads.
+        let memory = match &loaded {
+            Loaded::Records { .. } if many_nodes => {
+                let file = SnapshotFile::new(&config.state_dir, journal.owner().clone());
+                Memory::read(&file, surroundings.clock.now())
+            }
+            _ => None,
+        };
+        let may_serve = memory.as_ref().is_none_or(|memory| memory.may_serve(config.ipam.graces.gone_after));
+        let (snapshot, fresh) = match memory {
+            Some(Memory { mut snapshot, .. }) => {
+                let fresh = std::mem::take(&mut snapshot.fresh);
+                (Some(snapshot), fresh)
+            }
+            None => (None, Vec::new()),
+        };
+        let world = World::start(&store, node, snapshot, followers).await?;
+        if many_nodes {
+            await_registration(&world, &config.node_name).await;
+        }
         let now = surroundings.clock.now();
         let view = world.view();
         let records = match &loaded {
@@ -127,6 +151,7 @@ impl<S: Store> Node<S> {
             world.clone(),
             ledger.clone(),
             surroundings.kernel_work.clone(),
+            Reach { many_nodes, node_ip: config.node_ip },
             problems.is_empty(),
         );
         let node = Arc::new(Self {
@@ -142,12 +167,23 @@ impl<S: Store> Node<S> {
             attending: tokio::sync::Mutex::default(),
             upkeep_wanted: tokio::sync::Notify::new(),
             progress: tokio::sync::Notify::new(),
+            inner_trouble: Mutex::default(),
             retiring: tokio::sync::Mutex::default(),
         });
+        node.remember_fresh(fresh);
         node.finish_interrupted().await?;
-        node.admit_waiting().await?;
-        node.confirm_blocks().await;
-        node.retire_all().await;
+        if node.world.is_complete() {
+            match node.admit_waiting().await {
+                Err(RegistryWriteError::Store(error @ StoreError::Unavailable { .. })) => {
+                    warn!(%error, "pools that wait are admitted later");
+                }
+                admitted => admitted?,
+            }
+            node.confirm_blocks(may_serve).await;
+            node.retire_all().await;
+        } else {
+            node.serve_meanwhile(may_serve);
+        }
         if node.reconciler.run().await.is_empty() {
             node.remove_other_versions().await?;
         }
@@ -167,17 +203,29 @@ impl<S: Store> Node<S> {
 
     /// Sees to every block before anything is served: a consistent read decides which of them are this node's. While
     /// the store does not answer, the journal's word counts (rule 9 of `docs/design/ipam.md`).
-    async fn confirm_blocks(&self) {
+    async fn confirm_blocks(&self, may_serve: bool) {
         for _ in 0..CONFIRM_ROUNDS {
             match self.upkeep().await {
                 Ok(()) => return,
                 Err(error) if error.is_unavailable() => {
-                    warn!(%error, "the store does not answer: blocks serve on the journal's word");
-                    self.ledger().keeper_mut().set_store_away(true);
-                    return;
+                    warn!(%error, "the store does not answer");
+                    return self.serve_meanwhile(may_serve);
                 }
                 Err(error) => warn!(%error, "a block is not confirmed yet, and does not serve"),
             }
+        }
+    }
+
+    /// Lets blocks serve on the journal's word while the store does not answer, if they may.
+    fn serve_meanwhile(&self, may_serve: bool) {
+        if may_serve {
+            warn!("until the store answers, blocks serve on the journal's word");
+            self.ledger().keeper_mut().set_store_away(true);
+        } else {
+            warn!(
+                "no agent was there for longer than goneAfterSeconds: blocks may be others' by now, and serve once the \
+                 store answers"
+            );
         }
     }
 
@@ -203,29 +251,33 @@ impl<S: Store> Node<S> {
         Ok(())
     }
 
-    /// Admits every pool that waits and can be.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub async fn admit_waiting(&self) -> Result<(), RegistryWriteError> {
+    /// Pools without an entry in the registry that could be admitted, the older one first: it serves.
+    pub(super) fn waiting(&self) -> Vec<Candidate> {
         let mut waiting: Vec<_> = {
             let pools = self.world.pools.read();
             pools.values().map(|object| (object.revision, object.value.metadata.name.clone())).collect()
         };
-        // The older one serves.
         waiting.sort();
         let view = self.world.view();
-        let candidates: Vec<Candidate> = waiting
+        waiting
             .iter()
             .filter_map(|(_, name)| view.pools.by_name(&name.parse().ok()?))
-            .filter(|pool| view.registry.entry(&pool.name).is_none())
+            .filter(|pool| view.registry.entry(&pool.name).is_none() && pool.not_admitted.is_none())
             .map(|pool| Candidate {
                 name: pool.name.clone(),
                 uid: pool.uid.clone(),
                 cidr: pool.cidr,
                 block_size: pool.block_size,
             })
-            .collect();
+            .collect()
+    }
+
+    /// Admits every pool that waits and can be.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn admit_waiting(&self) -> Result<(), RegistryWriteError> {
+        let candidates = self.waiting();
         if candidates.is_empty() {
             return Ok(());
         }
@@ -238,6 +290,20 @@ impl<S: Store> Node<S> {
             self.world.refresh();
         }
         Ok(())
+    }
+}
+
+/// Without its Node object this node is nobody: what it claimed would be anybody's.
+async fn await_registration(world: &World, name: &NodeName) {
+    let told = async {
+        tokio::time::sleep(TELL_WAITING_AFTER).await;
+        warn!(node = %name, "waiting for the Node object of this name: is the kubelet running, and is nodeName right?");
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = world.registered() => {}
+        () = told => {}
     }
 }
 

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::Node;
 use super::attend::AttendError;
+use super::mirror::Relisted;
 
 /// How often things that only time changes are looked at: graces, cooldowns.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -40,6 +41,17 @@ impl<S: Store> Node<S> {
             if registered && *keeper.me() != view.me {
                 warn!(before = %keeper.me(), now = %view.me, "this node was registered anew");
                 keeper.set_identity(view.me.clone());
+            }
+            // Before anything else: what a list that was read anew does not show as ours serves nothing.
+            match self.world.blocks.take_relisted() {
+                None => {}
+                Some(Relisted { went_back: true }) => {
+                    warn!("the store was restored from a backup: every block is read again before it serves");
+                    keeper.unconfirm();
+                }
+                Some(Relisted { went_back: false }) => {
+                    keeper.unconfirm_unless_shown(|block| self.world.blocks.kept().get(block));
+                }
             }
             keeper.observe(&view.around(), now);
             keeper.decide_upkeep(&view.cluster(), &view.around(), now)

@@ -1,23 +1,33 @@
 //! What this node knows of the cluster: copies of the store's objects, and what follows from them.
 //!
-//! The copies are kept up by the store's watch. What decisions need of them ([`View`]) is computed anew when
-//! pools, reservations, blocks or the registry change, and handed out as one value, so that a decision never sees
-//! half a change.
+//! The copies are kept up by the store's watch. What decisions need of them ([`View`]) is handed out as one value, so that
+//! a decision never sees half a change. Its parts are computed anew when what they follow from has changed; of blocks,
+//! of which there may be tens of thousands, only those that changed are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
-use ipam::protocol::{NodeId, ObjectRevision, Seen};
+use ipam::protocol::{NodeId, Seen};
 use ipam::{Candidate, ClusterView, ForeignBlocks, Pool, PoolTable, Registry, Reservations, Settings};
 use model::{Cidr, Labels, MarkLayout, NodeName, TagId};
 use store::resource::{self, IpBlock, IpPool, IpPoolRegistry, IpReservation, Namespace, Pod};
-use store::{Key, Store, StoreError, Versioned, manifest};
+use store::{Key, Revision, Store, StoreError, Versioned, manifest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::admission;
-use super::mirror::Mirror;
+use super::blocks::BlockTable;
+use super::mirror::{Mirror, Whole};
+use super::nodes::NodeTable;
+use crate::journal::{ObjectRecord, Snapshot};
+
+/// How long the store may take to be read at a start before what is remembered counts.
+const LOAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long between tries to read the store at a start.
+const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// The copies, and the view computed from them. One for each agent.
 #[derive(Debug)]
@@ -29,50 +39,72 @@ pub struct World {
     /// Reservations as written.
     pub reservations: Mirror<IpReservation>,
     /// Blocks of all nodes.
-    pub blocks: Mirror<IpBlock>,
+    pub blocks: Mirror<IpBlock, BlockTable>,
     /// Namespaces.
     pub namespaces: Mirror<Namespace>,
-    /// Pods.
+    /// Pods; where the store can tell, only those of this node.
     pub pods: Mirror<Pod>,
     /// Nodes, where there are Node objects.
-    pub nodes: Mirror<resource::Node>,
+    pub nodes: Mirror<resource::Node, NodeTable>,
     node: Node,
     /// Pools whose tag the kernel knows: only those serve.
-    tagged: RwLock<BTreeSet<(Cidr, TagId)>>,
-    view: watch::Sender<Arc<View>>,
+    tagged: RwLock<Tagged>,
+    /// What the view was computed from. Locked before the view.
+    inputs: Mutex<Inputs>,
+    view: RwLock<Arc<View>>,
+    /// Counts views.
+    changed: watch::Sender<u64>,
 }
 
-/// This node, as pools see it.
+#[derive(Debug, Default)]
+struct Tagged {
+    pools: BTreeSet<(Cidr, TagId)>,
+    generation: u64,
+}
+
+/// Generations of what the view was computed from.
+#[derive(Debug, Default)]
+struct Inputs {
+    pools: u64,
+    registry: u64,
+    tagged: u64,
+    reservations: u64,
+    nodes: u64,
+}
+
+/// This node, as it is configured.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Its name.
     pub name: NodeName,
-    /// Its labels.
-    pub labels: Labels,
+    /// Its labels; `None`: those of its Node object.
+    pub labels: Option<Labels>,
     /// How tag ids lie in marks; bounds the tag ids there are.
     pub marks: MarkLayout,
     /// How decisions are made.
     pub settings: Settings,
 }
 
-/// What decisions need to know, at one moment.
-#[derive(Debug)]
+/// What decisions need to know, at one moment. Copies share their parts.
+#[derive(Clone, Debug)]
 pub struct View {
     /// All pools in the order they are tried. A pool without a tag does not serve yet.
-    pub pools: PoolTable,
+    pub pools: Arc<PoolTable>,
     /// The registry.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// All reservations.
-    pub reservations: Reservations,
+    pub reservations: Arc<Reservations>,
     /// Blocks of other nodes.
-    pub foreign: ForeignBlocks,
+    pub foreign: Arc<ForeignBlocks>,
     /// Objects of blocks that may concern this node: its own, those with loans, and those of nodes that are not there.
-    pub objects: BTreeMap<Cidr, Seen>,
+    pub objects: Arc<BTreeMap<Cidr, Seen>>,
     /// Every node; `None` where there are no Node objects.
-    pub nodes: Option<BTreeSet<NodeId>>,
-    /// This node, by the UID of its Node object.
+    pub nodes: Option<Arc<BTreeSet<NodeId>>>,
+    /// This node, by the UID of its Node object; the last one if there is none now.
     pub me: NodeId,
-    node: Node,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    settings: Settings,
 }
 
 impl View {
@@ -83,16 +115,16 @@ impl View {
             pools: &self.pools,
             reservations: &self.reservations,
             foreign: &self.foreign,
-            node: &self.node.name,
-            node_labels: &self.node.labels,
-            settings: &self.node.settings,
+            node: &self.me.name,
+            node_labels: &self.labels,
+            settings: &self.settings,
         }
     }
 
     /// What else of the cluster the protocol wants to know.
     #[must_use]
     pub fn around(&self) -> ipam::protocol::Surroundings<'_> {
-        ipam::protocol::Surroundings { objects: &self.objects, nodes: self.nodes.as_ref() }
+        ipam::protocol::Surroundings { objects: &self.objects, nodes: self.nodes.as_deref() }
     }
 
     /// What the kernel shall know of pools: all admitted ones, disabled and terminating ones as well, since pods of
@@ -117,77 +149,205 @@ impl View {
         let entry = self.registry.entries().find(|entry| entry.tag == tag)?;
         self.pools.by_name(&entry.name)
     }
+
+    /// Whether a block may concern this node: see [`View::objects`].
+    fn is_concerned(&self, seen: &Seen) -> bool {
+        let object = &seen.object;
+        let is_gone = self.nodes.as_ref().is_some_and(|nodes| !nodes.contains(&object.owner));
+        object.owner.name == self.me.name || is_gone || !object.loans.is_empty()
+    }
+
+    /// Takes in one block; `None`: it is gone. Whether that is news.
+    fn put_block(&mut self, cidr: Cidr, seen: Option<Seen>) -> bool {
+        let owner = seen.as_ref().map(|seen| &seen.object.owner).filter(|owner| **owner != self.me);
+        let owner = owner.map(|owner| owner.name.clone());
+        let mut news = false;
+        if self.foreign.owner_of_block(&cidr) != owner.as_ref() {
+            news = true;
+            let foreign = Arc::make_mut(&mut self.foreign);
+            match owner {
+                Some(owner) => foreign.insert(cidr, owner),
+                None => drop(foreign.remove(&cidr)),
+            }
+        }
+        let seen = seen.filter(|seen| self.is_concerned(seen));
+        if self.objects.get(&cidr) != seen.as_ref() {
+            news = true;
+            let objects = Arc::make_mut(&mut self.objects);
+            match seen {
+                Some(seen) => drop(objects.insert(cidr, seen)),
+                None => drop(objects.remove(&cidr)),
+            }
+        }
+        news
+    }
+}
+
+/// How far each kind was read.
+#[derive(Clone, Copy, Debug)]
+struct Positions {
+    pools: Revision,
+    registry: Revision,
+    reservations: Revision,
+    blocks: Revision,
+    namespaces: Revision,
+    pods: Revision,
+    nodes: Revision,
 }
 
 impl World {
-    /// Reads everything once, and follows it until `stop` fires.
+    /// Reads everything once, and follows it until `stop` fires. A store that does not answer is waited for, unless an
+    /// earlier agent of this boot left what it knew: then that counts until the store is read.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store is broken.
     pub async fn start<S: Store>(
         store: &S,
         node: Node,
+        memory: Option<Snapshot>,
         stop: &CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
-        let empty = View {
-            pools: PoolTable::default(),
-            registry: Registry::default(),
-            reservations: Reservations::default(),
-            foreign: ForeignBlocks::default(),
-            objects: BTreeMap::new(),
-            nodes: None,
-            me: NodeId { name: node.name.clone(), uid: String::new() },
-            node: node.clone(),
+        let remembers = memory.is_some();
+        let world = Arc::new(Self::empty(node));
+        if let Some(memory) = memory {
+            world.remember(memory);
+        }
+        let mut told = false;
+        let positions = loop {
+            let loaded = match tokio::time::timeout(LOAD_LIMIT, world.load(store)).await {
+                Err(_) if remembers => break None,
+                // Without a limit, once nothing else is left.
+                Err(_) => world.load(store).await,
+                Ok(loaded) => loaded,
+            };
+            match loaded {
+                Ok(positions) => break Some(positions),
+                Err(StoreError::Unavailable { .. }) if remembers => break None,
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, "waiting for the store: nothing of this boot is known to serve from");
+                    }
+                    tokio::time::sleep(LOAD_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
         };
-        let world = Arc::new(Self {
-            pools: Mirror::start(store, stop).await?,
-            registry: Mirror::start(store, stop).await?,
-            reservations: Mirror::start(store, stop).await?,
-            blocks: Mirror::start(store, stop).await?,
-            namespaces: Mirror::start(store, stop).await?,
-            pods: Mirror::start(store, stop).await?,
-            nodes: Mirror::start(store, stop).await?,
-            node,
-            tagged: RwLock::default(),
-            view: watch::channel(Arc::new(empty)).0,
-        });
+        world.pools.spawn(store, positions.map(|at| at.pools), stop);
+        world.registry.spawn(store, positions.map(|at| at.registry), stop);
+        world.reservations.spawn(store, positions.map(|at| at.reservations), stop);
+        world.blocks.spawn(store, positions.map(|at| at.blocks), stop);
+        world.namespaces.spawn(store, positions.map(|at| at.namespaces), stop);
+        world.pods.spawn(store, positions.map(|at| at.pods), stop);
+        world.nodes.spawn(store, positions.map(|at| at.nodes), stop);
         world.refresh();
         let (follower, stop) = (world.clone(), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(follower.follow()).await });
         Ok(world)
     }
 
+    fn empty(node: Node) -> Self {
+        let view = View {
+            pools: Arc::default(),
+            registry: Arc::default(),
+            reservations: Arc::default(),
+            foreign: Arc::default(),
+            objects: Arc::default(),
+            nodes: None,
+            me: NodeId { name: node.name.clone(), uid: String::new() },
+            labels: Arc::new(node.labels.clone().unwrap_or_default()),
+            settings: node.settings,
+        };
+        Self {
+            pools: Mirror::new(Whole::default()),
+            registry: Mirror::new(Whole::default()),
+            reservations: Mirror::new(Whole::default()),
+            blocks: Mirror::new(BlockTable::default()),
+            namespaces: Mirror::new(Whole::default()),
+            pods: Mirror::new(Whole::default()),
+            nodes: Mirror::new(NodeTable::new(node.name.clone())),
+            node,
+            tagged: RwLock::default(),
+            inputs: Mutex::default(),
+            view: RwLock::new(Arc::new(view)),
+            changed: watch::channel(0).0,
+        }
+    }
+
+    /// Takes in what an earlier agent of this boot knew.
+    fn remember(&self, memory: Snapshot) {
+        fn objects<R>(records: Vec<ObjectRecord<R>>) -> impl Iterator<Item = Versioned<R>> {
+            records.into_iter().map(Versioned::from)
+        }
+        self.pools.remember(objects(memory.pools));
+        self.registry.remember(objects(memory.registry));
+        self.reservations.remember(objects(memory.reservations));
+        self.blocks.remember(objects(memory.blocks));
+        self.namespaces.remember(objects(memory.namespaces));
+        self.pods.remember(objects(memory.pods));
+        let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let view = Arc::make_mut(&mut *slot);
+        view.me.uid = memory.node_uid;
+        if self.node.labels.is_none() {
+            view.labels = Arc::new(memory.node_labels);
+        }
+    }
+
+    async fn load<S: Store>(&self, store: &S) -> Result<Positions, StoreError> {
+        Ok(Positions {
+            pools: self.pools.relist(store).await?,
+            registry: self.registry.relist(store).await?,
+            reservations: self.reservations.relist(store).await?,
+            nodes: self.nodes.relist(store).await?,
+            blocks: self.blocks.relist(store).await?,
+            namespaces: self.namespaces.relist(store).await?,
+            pods: self.pods.relist(store).await?,
+        })
+    }
+
+    /// Whether everything was read at least once: from then on what is not known is not there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.pools.is_loaded()
+            && self.registry.is_loaded()
+            && self.blocks.is_loaded()
+            && self.nodes.is_loaded()
+            && self.reservations.is_loaded()
+    }
+
+    /// Returns when this node has a Node object.
+    pub async fn registered(&self) {
+        let mut nodes = self.nodes.changes();
+        loop {
+            self.refresh();
+            if !self.view().me.uid.is_empty() {
+                return;
+            }
+            // The sender lives as long as `self`.
+            let _ = nodes.changed().await;
+        }
+    }
+
     /// The view of this moment.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells of every new view.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<Arc<View>> {
-        self.view.subscribe()
-    }
-
-    /// This node.
-    #[must_use]
-    pub fn node(&self) -> &Node {
-        &self.node
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Says which pools' tags the kernel knows by now; from here on they serve.
-    pub fn set_tagged(&self, tagged: BTreeSet<(Cidr, TagId)>) {
+    pub fn set_tagged(&self, pools: BTreeSet<(Cidr, TagId)>) {
         let mut known = self.tagged.write().unwrap_or_else(PoisonError::into_inner);
-        if *known != tagged {
-            *known = tagged;
+        if known.pools != pools {
+            known.pools = pools;
+            known.generation += 1;
             drop(known);
             self.refresh();
         }
-    }
-
-    /// Computes the view from the copies as they are now.
-    pub fn refresh(&self) {
-        self.view.send_replace(Arc::new(self.compute()));
     }
 
     async fn follow(&self) {
@@ -210,18 +370,53 @@ impl World {
         }
     }
 
-    fn compute(&self) -> View {
+    /// Brings the view in step with the copies as they are now.
+    ///
+    /// 1. Pools and registry, if they or the tags that the kernel knows have changed.
+    /// 2. Reservations.
+    /// 3. Nodes; blocks of nodes that came or went are looked at again.
+    /// 4. Blocks that changed.
+    pub fn refresh(&self) {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let view = Arc::make_mut(&mut *slot);
+        let mut news = self.refresh_pools(&mut inputs, view);
+        news |= self.refresh_reservations(&mut inputs, view);
+        news |= self.refresh_nodes(&mut inputs, view);
+        for (cidr, seen) in self.blocks.kept().take_changed() {
+            news |= view.put_block(cidr, seen);
+        }
+        drop(slot);
+        drop(inputs);
+        // What was read anew is news to upkeep, whatever it says.
+        if news || self.blocks.is_relisted() {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn refresh_pools(&self, inputs: &mut Inputs, view: &mut View) -> bool {
+        let tagged = self.tagged.read().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.pools.generation(), self.registry.generation(), tagged.generation);
+        if now == (inputs.pools, inputs.registry, inputs.tagged) {
+            return false;
+        }
+        (inputs.pools, inputs.registry, inputs.tagged) = now;
         let registry = admission::registry_of(self.stored_registry().as_ref()).unwrap_or_else(|error| {
             warn!(%error, "no pool serves");
             Registry::default()
         });
-        let tagged = self.tagged.read().unwrap_or_else(PoisonError::into_inner);
-        let pools = self
-            .pools
-            .read()
-            .values()
-            .filter_map(|object| self.pool(object, &registry, &tagged))
-            .collect::<Vec<_>>();
+        let stored = self.pools.read();
+        let pools = stored.values().filter_map(|object| self.pool(object, &registry, &tagged.pools));
+        view.pools = Arc::new(PoolTable::new(pools));
+        view.registry = Arc::new(registry);
+        true
+    }
+
+    fn refresh_reservations(&self, inputs: &mut Inputs, view: &mut View) -> bool {
+        let now = self.reservations.generation();
+        if std::mem::replace(&mut inputs.reservations, now) == now {
+            return false;
+        }
         let mut reserved = Vec::new();
         for object in self.reservations.read().values() {
             match manifest::ranges_of(&object.value) {
@@ -234,51 +429,37 @@ impl World {
                 }
             }
         }
-        let nodes = self.node_ids();
-        let me = nodes.iter().flatten().find(|node| node.name == self.node.name).cloned();
-        let me = me.unwrap_or_else(|| NodeId { name: self.node.name.clone(), uid: String::new() });
-        let (mut foreign, mut objects) = (ForeignBlocks::default(), BTreeMap::new());
-        for stored in self.blocks.read().values() {
-            let object = match store::block_of(&stored.value) {
-                Ok(object) => object,
-                Err(error) => {
-                    warn!(
-                        name = stored.value.metadata.name,
-                        error, "a block that does not read is passed over"
-                    );
-                    continue;
-                }
-            };
-            let of_this_name = object.owner.name == self.node.name;
-            if object.owner != me {
-                foreign.insert(object.cidr, object.owner.name.clone());
-            }
-            let is_gone = nodes.as_ref().is_some_and(|nodes| !nodes.contains(&object.owner));
-            if of_this_name || is_gone || !object.loans.is_empty() {
-                let revision = ObjectRevision(stored.revision.get());
-                objects.insert(object.cidr, Seen { revision, object });
-            }
-        }
-        View {
-            pools: PoolTable::new(pools),
-            registry,
-            reservations: Reservations::new(reserved),
-            foreign,
-            objects,
-            nodes,
-            me,
-            node: self.node.clone(),
-        }
+        view.reservations = Arc::new(Reservations::new(reserved));
+        true
     }
 
-    /// Every node by name and UID; `None` where there are no Node objects.
-    fn node_ids(&self) -> Option<BTreeSet<NodeId>> {
-        let nodes = self.nodes.read();
-        let id = |node: &Versioned<resource::Node>| {
-            let name = node.value.metadata.name.parse().ok()?;
-            Some(NodeId { name, uid: node.uid.clone() })
-        };
-        (!nodes.is_empty()).then(|| nodes.values().filter_map(id).collect())
+    fn refresh_nodes(&self, inputs: &mut Inputs, view: &mut View) -> bool {
+        let known = self.nodes.kept().read();
+        if std::mem::replace(&mut inputs.nodes, known.generation) == known.generation {
+            return false;
+        }
+        let id = |(name, row): (&NodeName, &super::nodes::NodeRow)| NodeId { name: name.clone(), uid: row.uid.clone() };
+        let nodes: BTreeSet<NodeId> = known.rows.iter().map(id).collect();
+        let me = known.id(&self.node.name);
+        if let (None, Some(own)) = (&self.node.labels, &known.own)
+            && own.value.metadata.labels != *view.labels
+        {
+            view.labels = Arc::new(own.value.metadata.labels.clone());
+        }
+        drop(known);
+        let before = view.nodes.take().map(Arc::unwrap_or_clone).unwrap_or_default();
+        // Those who came or went; from none at all to some, every owner may have gone.
+        let mut moved: BTreeSet<NodeId> = before.symmetric_difference(&nodes).cloned().collect();
+        let everybody = before.is_empty() != nodes.is_empty();
+        if let Some(me) = me.filter(|me| *me != view.me) {
+            moved.extend([view.me.clone(), me.clone()]);
+            view.me = me;
+        }
+        view.nodes = (!nodes.is_empty()).then(|| Arc::new(nodes));
+        for (cidr, seen) in self.blocks.kept().of_owners(|owner| everybody || moved.contains(owner)) {
+            view.put_block(cidr, Some(seen));
+        }
+        true
     }
 
     /// The registry object, if there is one.

@@ -63,7 +63,7 @@ impl<S: Store> Operator<S> {
                     node: node.clone(),
                     handle: allocation.handle.to_string(),
                     pod: workload_of(ledger, &allocation.handle),
-                    note: String::new(),
+                    note: note_on(&allocation.handle),
                 });
             }
         }
@@ -94,6 +94,7 @@ impl<S: Store> Operator<S> {
                 own_block(Some(block));
                 usage.state = "used".to_owned();
                 usage.pod = workload_of(ledger, &holder);
+                usage.note = note_on(&holder);
                 usage.handle = holder.to_string();
             }
             AddressState::Cooling { until, block } => {
@@ -140,6 +141,9 @@ impl<S: Store> Operator<S> {
             ))
         })?;
         let handle = Handle::new(container_id, ifname).map_err(invalid)?;
+        if handle.is_of_node() {
+            return Err(invalid("the node needs this address itself: take Tunnel out of its pool's allowedUses"));
+        }
         // An ADD under way is cancelled and taken back first, as by a DEL.
         let _turn = self.node.gates.queue_del(&handle).turn().await;
         if let Some(address) = request.address {
@@ -184,6 +188,11 @@ fn workload_of(ledger: &Ledger, handle: &Handle) -> String {
     let workload =
         ledger.pod(handle).map(|pod| &pod.identity.workload).filter(|workload| !workload.pod.is_empty());
     workload.map(ToString::to_string).unwrap_or_default()
+}
+
+fn note_on(holder: &Handle) -> String {
+    let note = if holder.is_of_node() { "the node's own, for what it sends to encapsulated pools" } else { "" };
+    note.to_owned()
 }
 
 fn usage_of(usage: &ipam::Usage) -> Usage {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipam::check::{LiveHolder, Member, Snapshot, Strength, Violation, check};
 use ipam::protocol::BlockObject;
-use model::{Cidr, Identity};
+use model::{Cidr, Handle, Identity};
 use rpc::{IpamCheckReply, IpamViolation};
 use store::resource::{IpBlock, IpPoolRegistry};
 use store::{Key, Store};
@@ -95,13 +95,16 @@ impl<S: Store> Operator<S> {
             let handle = &identity.handle;
             identity.addresses().map(move |address| LiveHolder { address, handle, node: name })
         });
+        // Nobody can see in the kernel for whom that one is: the agent itself is its holder.
+        let own = ledger.inner_ipv4().map(|address| (Handle::of_node(), address.into()));
+        let own = own.iter().map(|(handle, address)| LiveHolder { address: *address, handle, node: name });
         let snapshot = Snapshot {
             blocks: blocks.iter().map(|(name, object)| (*name, object)).collect(),
             registry: registry.as_ref(),
             pools: Some(&view.pools),
-            nodes: view.nodes.as_ref(),
+            nodes: view.nodes.as_deref(),
             members: vec![member],
-            live: Some(in_use.collect()),
+            live: Some(in_use.chain(own).collect()),
             unreadable,
         };
         let violations = check(&snapshot, Strength::AtRest);

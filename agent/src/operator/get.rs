@@ -3,27 +3,27 @@
 use rpc::{ErrorCode, GetReply, GetRequest};
 use serde_json::{Value, json};
 use store::manifest::{Kind, to_manifest};
-use store::resource::Resource;
+use store::resource::{IpBlock, Resource};
 use store::{Key, Store};
 
 use super::Operator;
-use crate::answer::{Answer, invalid, refuse};
+use crate::answer::{Answer, invalid, refuse, try_again};
 use crate::node::mirror::Mirror;
 use crate::node::world::View;
 
 impl<S: Store> Operator<S> {
-    /// Serves a get, from this node's copies.
+    /// Serves a get, from this node's copies; of blocks, of which no whole ones are kept, from the store.
     ///
     /// # Errors
-    /// An unknown kind, or no object of that name.
-    pub fn get(&self, request: &GetRequest) -> Answer<GetReply> {
+    /// An unknown kind, no object of that name, or the store does not answer.
+    pub async fn get(&self, request: &GetRequest) -> Answer<GetReply> {
         let kind: Kind = request.kind.parse().map_err(invalid)?;
         let key = request.name.as_deref().map(str::parse::<Key>).transpose().map_err(invalid)?;
         let world = &self.node.world;
         let mut objects = match kind {
             Kind::IpPool => manifests(&world.pools, key.as_ref()),
             Kind::IpReservation => manifests(&world.reservations, key.as_ref()),
-            Kind::IpBlock => manifests(&world.blocks, key.as_ref()),
+            Kind::IpBlock => self.blocks(key.as_ref()).await?,
             Kind::Namespace => manifests(&world.namespaces, key.as_ref()),
             Kind::Pod => manifests(&world.pods, key.as_ref()),
         };
@@ -37,6 +37,18 @@ impl<S: Store> Operator<S> {
             }
         }
         Ok(GetReply { objects })
+    }
+}
+
+impl<S: Store> Operator<S> {
+    async fn blocks(&self, key: Option<&Key>) -> Answer<Vec<Value>> {
+        let store = &self.node.store;
+        Ok(match key {
+            Some(key) => {
+                store.get::<IpBlock>(key).await.map_err(try_again)?.iter().map(to_manifest).collect()
+            }
+            None => store.list::<IpBlock>().await.map_err(try_again)?.items.iter().map(to_manifest).collect(),
+        })
     }
 }
 

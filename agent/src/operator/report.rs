@@ -4,10 +4,11 @@ use dataplane::{AttachMode, UplinkSource};
 use rpc::{
     DropCount, NodeStatusReply, PoolRange, PoolTraffic, PoolsExportReply, ReconcileStatus, VersionReply,
 };
-use store::Store;
+use store::{Contact, Store};
 
 use super::Operator;
 use crate::answer::{Answer, internal};
+use crate::config::{EncapBackend, StoreConfig};
 
 /// Version of this agent.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -53,7 +54,14 @@ impl<S: Store> Operator<S> {
         let (uplink, drops, counters) = read.await.map_err(internal)?.map_err(internal)?;
         let summary = self.node.reconciler.summary();
         let view = self.node.world.view();
+        let (peers, remote_ranges) = self.others();
+        let store = self.store_text();
+        let inner_trouble = self.node.inner_trouble();
         let ledger = self.node.ledger();
+        let inner_address = match (ledger.inner_ipv4(), inner_trouble.text()) {
+            (Some(address), _) => address.to_string(),
+            (None, trouble) => trouble.unwrap_or_default().to_owned(),
+        };
         let count = |count: usize| count as u64;
         let uplink_text = match (&uplink.ifname, uplink.source) {
             (Some(name), UplinkSource::Configured) => {
@@ -80,6 +88,11 @@ impl<S: Store> Operator<S> {
             addresses: count(ledger.ipam().allocations().map(|allocation| allocation.addresses.len()).sum()),
             blocks: count(ledger.ipam().blocks().count()),
             uplink: uplink_text,
+            store,
+            encap_backend: self.encap_text(),
+            peers,
+            remote_ranges,
+            inner_address,
             attach_mode: attach_mode_word(self.node.dataplane.attach_mode()).to_owned(),
             pin_path: self.node.config.bpf_pin_dir.display().to_string(),
             reconcile: ReconcileStatus {
@@ -94,6 +107,49 @@ impl<S: Store> Operator<S> {
                 .collect(),
             traffic: traffic.collect(),
         })
+    }
+
+    /// How many other nodes there are, and how many ranges they serve.
+    fn others(&self) -> (u64, u64) {
+        let world = &self.node.world;
+        if !self.node.config.store.is_shared() {
+            return (0, 0);
+        }
+        let me = &self.node.config.node_name;
+        let nodes = world.nodes.kept().read().rows.keys().filter(|name| *name != me).count();
+        let ranges = world.blocks.kept().ranges();
+        let is_other = |place: u32| {
+            let node = usize::try_from(place).ok().and_then(|place| ranges.nodes.get(place));
+            node.is_some_and(|node| node.name != *me)
+        };
+        (nodes as u64, ranges.served.iter().filter(|served| is_other(served.node)).count() as u64)
+    }
+
+    fn store_text(&self) -> String {
+        let which = match &self.node.config.store {
+            StoreConfig::Embedded { path } => format!("embedded, {}", path.display()),
+            StoreConfig::Kubernetes { kubeconfig: Some(path) } => format!("kubernetes, {}", path.display()),
+            StoreConfig::Kubernetes { kubeconfig: None } => "kubernetes, in cluster".to_owned(),
+        };
+        match (self.node.store.contact(), self.node.world.is_complete()) {
+            (Contact::Answers, true) => which,
+            (Contact::Answers, false) => format!("{which}; not read yet: going on from the snapshot"),
+            (Contact::Lost { elapsed, reason }, _) => {
+                format!("{which}; it has not answered for {} s: {reason}", elapsed.as_secs())
+            }
+        }
+    }
+
+    fn encap_text(&self) -> String {
+        if !self.node.config.store.is_shared() {
+            return String::new();
+        }
+        match self.node.config.encap_backend {
+            EncapBackend::Auto => "auto",
+            EncapBackend::Ebpf => "ebpf",
+            EncapBackend::Device => "device",
+        }
+        .to_owned()
     }
 
     /// Serves a `version`.

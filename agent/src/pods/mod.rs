@@ -39,5 +39,9 @@ impl<S: Store> Pods<S> {
 /// # Errors
 /// The container id or interface name cannot be one.
 fn handle_of(attachment: &Attachment) -> Result<Handle, RpcError> {
-    Handle::new(&attachment.container_id, &attachment.ifname).map_err(invalid)
+    let handle = Handle::new(&attachment.container_id, &attachment.ifname).map_err(invalid)?;
+    if handle.is_of_node() {
+        return Err(invalid(format!("container id {}: it is the node's own word", attachment.container_id)));
+    }
+    Ok(handle)
 }

@@ -26,7 +26,7 @@ impl<S: Store> Pods<S> {
         let now = self.node.now();
         let mut details = Vec::new();
         let has_room = |pool: &Pool| {
-            let mine = pool.node_selector.matches(&self.node.world.node().labels);
+            let mine = pool.node_selector.matches(&view.labels);
             let serves = !pool.disabled
                 && !pool.terminating
                 && pool.tag.is_some()

@@ -42,6 +42,22 @@ pub trait Store: Clone + Send + Sync + 'static {
         value: R,
     ) -> impl Future<Output = Result<Versioned<R>, StoreError>> + Send;
 
+    /// Replaces the status of the object under the value's key if its revision is still `expected`; nothing else of
+    /// the value counts.
+    ///
+    /// For kinds that have a status. [`Store::compare_and_swap`] may leave the stored status as it is: where others
+    /// than those who write the object write its status, rights can be given apart.
+    ///
+    /// # Errors
+    /// As [`Store::compare_and_swap`].
+    fn compare_and_swap_status<R: Resource>(
+        &self,
+        expected: Revision,
+        value: R,
+    ) -> impl Future<Output = Result<Versioned<R>, StoreError>> + Send {
+        self.compare_and_swap(expected, value)
+    }
+
     /// Deletes the object if its revision is still `expected`; gives the revision of the deletion.
     ///
     /// # Errors
@@ -58,6 +74,22 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The store cannot be read.
     fn list<R: Resource>(&self) -> impl Future<Output = Result<List<R>, StoreError>> + Send;
 
+    /// As [`Store::list`], handed over a page at a time, so that a kind with very many objects is never in memory at
+    /// once. The revision at which this was all there was; after an error, the pages handed over count for nothing.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn list_pages<R: Resource>(
+        &self,
+        mut take: impl FnMut(Vec<Versioned<R>>) + Send,
+    ) -> impl Future<Output = Result<Revision, StoreError>> + Send {
+        async move {
+            let List { items, revision } = self.list::<R>().await?;
+            take(items);
+            Ok(revision)
+        }
+    }
+
     /// Every change of the kind after `from`, in order, each once: with the revision of a [`List`], exactly
     /// what the list does not hold yet.
     ///
@@ -69,10 +101,29 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn watch<R: Resource>(&self, from: Revision)
     -> impl Future<Output = Result<Watch<R>, StoreError>> + Send;
 
+    /// Whether the store answers, as far as is known without asking it.
+    fn contact(&self) -> Contact {
+        Contact::Answers
+    }
+
     /// A random number, for pauses between tries: whoever needs runs that can be repeated gives its own.
     fn random(&self) -> u64 {
         uuid::Uuid::new_v4().as_u64_pair().1
     }
+}
+
+/// Whether a store answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// It did when it was asked last.
+    Answers,
+    /// It does not.
+    Lost {
+        /// For how long.
+        elapsed: std::time::Duration,
+        /// What came instead of the last answer.
+        reason: String,
+    },
 }
 
 /// All objects of a kind at one moment.

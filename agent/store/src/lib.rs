@@ -4,8 +4,8 @@
 //! * [`resource`]: the objects as they are written down (`apiVersion`, `kind`, `metadata`, `spec`).
 //! * [`manifest`]: from YAML to checked objects and pure types, and back to YAML.
 //! * [`Store`]: create-if-absent, compare-and-swap, compare-and-delete, list and watch; implemented by
-//!   [`embedded`] (a file on this machine) and [`memory`] (tests and simulation), checked by
-//!   `conformance` (a feature, for tests), and used through [`retry`].
+//!   [`embedded`] (a file on this machine), `kubernetes` (custom resources; a feature) and [`memory`] (tests and
+//!   simulation), checked by `conformance` (a feature, for tests), and used through [`retry`].
 //!
 //! It decides nothing about addresses (that is `ipam`) and knows no node, socket or kernel.
 #![forbid(unsafe_code)]
@@ -20,6 +20,8 @@ mod event;
 #[cfg(feature = "client")]
 mod interface;
 mod key;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod manifest;
 #[cfg(feature = "client")]
 pub mod memory;
@@ -35,7 +37,7 @@ pub use block::{block_of, block_resource};
 #[cfg(feature = "client")]
 pub use event::{Event, Watch};
 #[cfg(feature = "client")]
-pub use interface::{List, Store, StoreError};
+pub use interface::{Contact, List, Store, StoreError};
 pub use key::{Key, KeyError};
 pub use registry::{registry_of, registry_spec};
 pub use versioned::{Revision, Versioned};

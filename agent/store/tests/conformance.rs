@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use poolward_store::conformance::Promises;
 use poolward_store::embedded::{EmbeddedStore, OpenError, OpenOptions};
 use poolward_store::memory::MemoryStore;
 use poolward_store::resource::{IpPool, Metadata};
@@ -35,14 +36,17 @@ async fn refused(path: &Path) -> OpenError {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_in_memory_conforms() {
-    conformance::run_all(HISTORY_LEN, async || MemoryStore::new(usize::try_from(HISTORY_LEN).unwrap())).await;
+    conformance::run_all(Promises::with_history(HISTORY_LEN), async || {
+        MemoryStore::new(usize::try_from(HISTORY_LEN).unwrap())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_in_a_file_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let mut number = 0;
-    conformance::run_all(HISTORY_LEN, || {
+    conformance::run_all(Promises::with_history(HISTORY_LEN), || {
         number += 1;
         let path = dir.path().join(format!("{number}.redb"));
         async move { open(&path).await }

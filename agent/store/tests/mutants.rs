@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
+use poolward_store::conformance::Promises;
 use poolward_store::memory::MemoryStore;
 use poolward_store::resource::Resource;
 use poolward_store::{Event, Key, List, Revision, Store, StoreError, Versioned, Watch, conformance};
@@ -132,7 +133,7 @@ impl Store for Mutated {
 
 async fn is_caught(mutant: Mutant) -> bool {
     let fresh = async || Mutated { right: MemoryStore::new(64), mutant };
-    AssertUnwindSafe(conformance::run_all(64, fresh)).catch_unwind().await.is_err()
+    AssertUnwindSafe(conformance::run_all(Promises::with_history(64), fresh)).catch_unwind().await.is_err()
 }
 
 /// Time stands still unless everybody waits, so a change that never comes costs no time to wait for.

@@ -530,6 +530,21 @@ pub struct NodeStatusReply {
     pub blocks: u64,
     /// Uplink, its MTU, and the MTU pods get, for people.
     pub uplink: String,
+    /// Which store, and whether it answers, for people.
+    #[serde(default)]
+    pub store: String,
+    /// Who wraps packets in IPIP; empty where there are no other nodes.
+    #[serde(default)]
+    pub encap_backend: String,
+    /// Other nodes that are known.
+    #[serde(default)]
+    pub peers: u64,
+    /// Ranges that they serve.
+    #[serde(default)]
+    pub remote_ranges: u64,
+    /// This node's own address out of a pool, or why it has none though it should.
+    #[serde(default)]
+    pub inner_address: String,
     /// How programs are attached: `tcx` or `clsact`.
     pub attach_mode: String,
     /// Where programs and maps are pinned.

@@ -72,10 +72,8 @@ impl NodeFiles {
     }
 
     fn named(name: &str) -> Self {
-        let on_tmpfs = |dir: &&str| rustix::fs::statfs(*dir).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
-        let base = ["/run", "/dev/shm"].into_iter().find(on_tmpfs).unwrap_or("/run");
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
-        Self { dir: Path::new(base).join(name), pin_dir, delete_on_drop: AtomicBool::new(false) }
+        Self { dir: tmpfs_dir().join(name), pin_dir, delete_on_drop: AtomicBool::new(false) }
     }
 
     /// The directory of everything but pins.
@@ -141,6 +139,12 @@ impl Drop for NodeFiles {
     }
 }
 
+/// Where files are in memory, if there is such a place.
+pub(crate) fn tmpfs_dir() -> &'static Path {
+    let on_tmpfs = |dir: &&str| rustix::fs::statfs(*dir).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
+    Path::new(["/run", "/dev/shm"].into_iter().find(on_tmpfs).unwrap_or("/run"))
+}
+
 /// Stops the agent that was left running with these files: SIGTERM, then SIGKILL. `false` when there is none.
 ///
 /// # Errors
@@ -179,6 +183,8 @@ pub struct AgentOptions {
     pub uplink: String,
     /// `resyncSeconds`.
     pub resync_seconds: u64,
+    /// `store.kubeconfig`, with the store `kubernetes`; none: the embedded store, in a file.
+    pub kubeconfig: Option<PathBuf>,
     /// More lines for the configuration file.
     pub more_yaml: String,
 }
@@ -190,6 +196,7 @@ impl Default for AgentOptions {
             uplink: crate::lab::NODE_UPLINK.into(),
             // Long: what a test sees shall come from events and requests, unless it asks for a short one.
             resync_seconds: 3600,
+            kubeconfig: None,
             more_yaml: String::new(),
         }
     }
@@ -389,12 +396,15 @@ impl Drop for Agent<'_> {
 }
 
 fn configuration(files: &NodeFiles, options: &AgentOptions) -> String {
+    let store = match &options.kubeconfig {
+        None => format!("storePath: {}\n", files.dir().join("store.redb").display()),
+        Some(path) => format!("store: {{type: kubernetes, kubeconfig: {}}}\n", path.display()),
+    };
     format!(
-        "nodeName: {}\nsocketPath: {}\nstateDir: {}\nstorePath: {}\nbpfPinDir: {}\nuplink: {}\nresyncSeconds: {}\n{}",
+        "nodeName: {}\nsocketPath: {}\nstateDir: {}\nbpfPinDir: {}\nuplink: {}\nresyncSeconds: {}\n{store}{}",
         options.node_name,
         files.socket().display(),
         files.dir().join("state").display(),
-        files.dir().join("store.redb").display(),
         files.pin_dir().display(),
         options.uplink,
         options.resync_seconds,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipam::check::{Member, Snapshot, Strength, check};
+
 use crate::config::Net;
 use crate::settle;
 use crate::state::{Broken, Stage, State};
@@ -11,7 +13,7 @@ use crate::state::{Broken, Stage, State};
 pub type Check = (&'static str, fn(&Net, &State) -> bool);
 
 /// All of them.
-pub const CHECKS: [Check; 11] = [
+pub const CHECKS: [Check; 12] = [
     ("one holder for each address", one_holder),
     ("answered ADDs are remembered", remembered),
     ("what failed or ended leaves nothing", nothing_left),
@@ -24,6 +26,7 @@ pub const CHECKS: [Check; 11] = [
     ("facts fit, and the journal replays", |_, state| {
         !matches!(state.broken, Some(Broken::Unfit | Broken::Replay))
     }),
+    ("what always holds, by ipam::check", always),
     ("settles once faults stop", settle::settles),
 ];
 
@@ -72,4 +75,23 @@ fn admitted(_: &Net, state: &State) -> bool {
         .enumerate()
         .any(|(index, one)| entries[index + 1..].iter().any(|other| one.cidr.overlaps(&other.cidr)));
     !overlap && state.broken != Some(Broken::NotAdmitted)
+}
+
+/// What `poolwardctl ipam check` would say of every agent and the store, as far as it holds while things are under way.
+/// Without the assumption about gone nodes, what is looked for is the duplicate that comes of that.
+fn always(net: &Net, state: &State) -> bool {
+    if !net.config.gone_is_off {
+        return true;
+    }
+    let agents = state.machines.iter().flat_map(|machine| &machine.agents);
+    let snapshot = Snapshot {
+        blocks: state.objects.iter().map(|(block, seen)| (*block, &seen.object)).collect(),
+        registry: Some(&state.pools.registry),
+        pools: None,
+        nodes: None,
+        members: agents.map(|agent| Member::of(&agent.keeper)).collect(),
+        live: None,
+        unreadable: Vec::new(),
+    };
+    check(&snapshot, Strength::Always).is_empty()
 }

@@ -13,7 +13,7 @@ use dataplane::fake::{FakeMachine, Lifeline};
 use dataplane::{AttachMode, Settings};
 use model::{Labels, MarkLayout};
 use poolward_agent::clock::Clock;
-use poolward_agent::config::{Config, LogFormat, OnLocked};
+use poolward_agent::config::{Config, EncapBackend, LogFormat, OnLocked, StoreConfig};
 use poolward_agent::journal::{Journal, Lock, LockError, Owner};
 use poolward_agent::node::Node;
 use poolward_agent::node::surroundings::{KernelWork, Surroundings};
@@ -292,11 +292,13 @@ impl Machine {
             node_labels: Labels::default(),
             socket_path: self.dir.join("agent.sock"),
             state_dir: self.dir.clone(),
-            store_path: self.dir.join("store"),
+            store: StoreConfig::Embedded { path: self.dir.join("store") },
             bpf_pin_dir: "/nonexistent".into(),
             mark_layout: MarkLayout::DEFAULT,
             route_protocol: 80,
             uplink: None,
+            node_ip: None,
+            encap_backend: EncapBackend::Auto,
             mtu_bytes: None,
             attach_mode: AttachMode::Auto,
             max_pods: 1024,

@@ -81,7 +81,7 @@ impl Cluster {
             locked(&self.tally).node_there(NodeId { name, uid: uid.to_owned() }, life);
         }
         let metadata = Metadata { uid: uid.to_owned(), ..Metadata::named(name) };
-        let made = self.objects.create(Node { metadata }).await;
+        let made = self.objects.create(Node { metadata, ..Node::default() }).await;
         self.trace
             .tell(name, format_args!("Node object {uid}: {}", if made.is_ok() { "made" } else { "there" }));
         self.changed.notify_waiters();

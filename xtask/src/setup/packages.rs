@@ -10,17 +10,35 @@ use crate::logged;
 
 /// `g++` builds bpf-linker; each of the others is called by the demo, a test tier or a benchmark.
 const PACKAGES: &[&str] =
-    &["bpftool", "containernetworking-plugins", "g++", "iproute2", "iputils-ping", "nftables"];
+    &["bpftool", "containernetworking-plugins", "ethtool", "g++", "iproute2", "iputils-ping", "nftables"];
+
+/// What a control plane and the tests around it call.
+const KUBERNETES_PACKAGES: &[&str] = &["etcd-client", "etcd-server", "iperf3", "openssl"];
+
+/// What building Kubernetes takes.
+const KUBERNETES_BUILD_PACKAGES: &[&str] = &["golang-1.19-go", "make", "rsync"];
+
+/// What this machine needs for what is asked of it.
+fn wanted(machine: &Machine<'_>) -> Result<Vec<&'static str>> {
+    let mut wanted = PACKAGES.to_vec();
+    if machine.needs.kubernetes {
+        wanted.extend(KUBERNETES_PACKAGES);
+        if super::kubernetes::check(machine)?.is_none() {
+            wanted.extend(KUBERNETES_BUILD_PACKAGES);
+        }
+    }
+    Ok(wanted)
+}
 
 /// Whether dpkg knows all of them as installed.
-pub(super) fn check(_: &Machine<'_>) -> Result<Option<String>> {
-    let missing = missing()?;
-    Ok(missing.is_empty().then(|| PACKAGES.join(", ")))
+pub(super) fn check(machine: &Machine<'_>) -> Result<Option<String>> {
+    let wanted = wanted(machine)?;
+    Ok(missing(&wanted)?.is_empty().then(|| wanted.join(", ")))
 }
 
 /// Installs those that are missing; the lists are refreshed only then.
 pub(super) fn install(machine: &Machine<'_>) -> Result<String> {
-    let missing = missing()?;
+    let missing = missing(&wanted(machine)?)?;
     let apt = |args: &[&str], log: &str| {
         let mut command = Command::new("apt-get");
         // Another apt at work (unattended upgrades on a fresh machine) is waited for, not an error.
@@ -35,16 +53,16 @@ pub(super) fn install(machine: &Machine<'_>) -> Result<String> {
     Ok(format!("installed {}", missing.join(", ")))
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+fn missing(wanted: &[&'static str]) -> Result<Vec<&'static str>> {
     let asked =
-        Run::new("dpkg-query").args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(PACKAGES).finish();
+        Run::new("dpkg-query").args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(wanted).finish();
     // Exit code 1 only says that some are unknown; the list says which are there.
     let finished = asked.context("not a Debian system")?;
     if !matches!(finished.status.code(), Some(0 | 1)) {
         bail!("dpkg-query: {}", String::from_utf8_lossy(&finished.stderr).trim());
     }
     let listed = String::from_utf8_lossy(&finished.stdout).into_owned();
-    Ok(not_installed(PACKAGES, &listed))
+    Ok(not_installed(wanted, &listed))
 }
 
 /// Which of `wanted` the listing (`package status` per line) does not call installed.

@@ -72,6 +72,8 @@ fn tier_of(package: &str, target: &Target) -> Option<Tier> {
     Some(match (package, target.name.as_str()) {
         (_, "properties" | "histories" | "fuzz") => Tier::Property,
         ("poolward-bpf", _) | (_, "bpf") => Tier::Bpf,
+        (_, "kubernetes") => Tier::Kubernetes,
+        (_, "nodes") => Tier::Nodes,
         ("poolward-tests", _) | (_, "netns") => Tier::Netns,
         _ => Tier::Unit,
     })
@@ -183,6 +185,8 @@ mod tests {
         check("poolward-tests", "bpf", "test", Some(Tier::Bpf));
         check("poolward-tests", "dataplane", "test", Some(Tier::Netns));
         check("poolward-harness", "netns", "test", Some(Tier::Netns));
+        check("poolward-store", "kubernetes", "test", Some(Tier::Kubernetes));
+        check("poolward-tests", "nodes", "test", Some(Tier::Nodes));
         check("poolward-ebpf", "poolward-ebpf", "bin", None);
         check("poolward-protocol-check", "poolward-protocol-check", "bin", None);
         check("poolward-bpf", "from_pod_cost", "example", None);

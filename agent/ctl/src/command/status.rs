@@ -31,18 +31,26 @@ fn render(status: &NodeStatusReply, color: bool) -> String {
         (mode, "") => mode.to_owned(),
         (mode, path) => format!("{mode}, pinned in {path}"),
     };
-    let mut text = facts(
-        &[
-            ("Node", status.node.as_str().into()),
-            ("Ready", ready),
-            ("Agent", agent.into()),
-            ("Holds", holds.into()),
-            ("Uplink", status.uplink.as_str().into()),
-            ("Programs", programs.into()),
-            ("Reconcile", reconcile(&status.reconcile)),
-        ],
-        color,
-    );
+    let mut rows = vec![
+        ("Node", status.node.as_str().into()),
+        ("Ready", ready),
+        ("Agent", agent.into()),
+        ("Store", status.store.as_str().into()),
+        ("Holds", holds.into()),
+        ("Uplink", status.uplink.as_str().into()),
+    ];
+    // Where there is but one node, nobody is missing.
+    if !status.encap_backend.is_empty() {
+        let peers = format!("{} nodes, {} ranges of theirs", status.peers, status.remote_ranges);
+        let inner = if status.inner_address.is_empty() { "not needed" } else { &status.inner_address };
+        rows.extend([
+            ("Peers", peers.into()),
+            ("Encap", status.encap_backend.as_str().into()),
+            ("Own address", inner.into()),
+        ]);
+    }
+    rows.extend([("Programs", programs.into()), ("Reconcile", reconcile(&status.reconcile))]);
+    let mut text = facts(&rows, color);
     let mut section = |title: &str, body: String| {
         text += &format!("\n{}\n{body}", paint(title, Tone::Strong, color));
     };
@@ -116,6 +124,7 @@ mod tests {
             addresses: 6,
             blocks: 2,
             uplink: "eth0, MTU 1500, pods 1480".into(),
+            store: "embedded, /var/lib/poolward/store.redb".into(),
             attach_mode: "tcx".into(),
             pin_path: "/sys/fs/bpf/poolward/1".into(),
             reconcile: ReconcileStatus { runs: 12, first_planned: 14, last_planned: 0, last_errors: vec![] },
@@ -142,6 +151,7 @@ mod tests {
 Node:       node-1
 Ready:      yes
 Agent:      0.1.0, pid 4711, up 1d2h
+Store:      embedded, /var/lib/poolward/store.redb
 Holds:      6 addresses of 6 pods, 2 blocks
 Uplink:     eth0, MTU 1500, pods 1480
 Programs:   tcx, pinned in /sys/fs/bpf/poolward/1
@@ -156,6 +166,31 @@ Traffic by pool
 POOL            FROM PODS     BYTES   TO PODS   BYTES
 external-pool         120   9.8 KiB         9   756 B
 "
+        );
+    }
+
+    #[test]
+    fn a_node_among_others_says_how_it_stands_among_them() {
+        let status = NodeStatusReply {
+            store: "kubernetes, in cluster".into(),
+            encap_backend: "ebpf".into(),
+            peers: 2,
+            remote_ranges: 7,
+            inner_address: "10.244.0.1".into(),
+            ..ready()
+        };
+        let text = render(&status, false);
+        let lines: Vec<&str> = text.lines().skip(3).take(6).collect();
+        assert_eq!(
+            lines,
+            [
+                "Store:        kubernetes, in cluster",
+                "Holds:        6 addresses of 6 pods, 2 blocks",
+                "Uplink:       eth0, MTU 1500, pods 1480",
+                "Peers:        2 nodes, 7 ranges of theirs",
+                "Encap:        ebpf",
+                "Own address:  10.244.0.1",
+            ]
         );
     }
 
@@ -180,6 +215,7 @@ Ready:      no
             no pool
             uplink not found
 Agent:      0.1.0, pid 0, up 0s
+Store:      -
 Holds:      0 addresses of 0 pods, 0 blocks
 Uplink:     -
 Programs:   -

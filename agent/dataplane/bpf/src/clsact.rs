@@ -149,10 +149,7 @@ fn program_of(filter: &TcMessage, direction: Direction) -> Option<u32> {
 
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or TC_H_MIN_EGRESS)`.
 fn parent(direction: Direction) -> WireHandle {
-    let minor = match direction {
-        Direction::FromPod => 0xfff2,
-        Direction::ToPod => 0xfff3,
-    };
+    let minor = if direction.is_ingress() { 0xfff2 } else { 0xfff3 };
     WireHandle { major: 0xffff, minor }
 }
 

@@ -36,7 +36,11 @@ impl ProgramStore {
     pub(crate) fn open(settings: &Settings) -> Result<Self, KernelError> {
         let options = OpenOptions {
             mark_layout: settings.marks,
-            sizes: MapSizes { max_endpoints: settings.max_pods, max_pools: settings.max_pools },
+            sizes: MapSizes {
+                max_endpoints: settings.max_pods,
+                max_pools: settings.max_pools,
+                ..MapSizes::default()
+            },
             attach_mode: settings.attach_mode,
             ..OpenOptions::new(settings.pin_dir.clone())
         };

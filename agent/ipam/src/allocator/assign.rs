@@ -63,7 +63,7 @@ pub struct BlockBorrow {
 }
 
 /// What one family comes to.
-enum Outcome {
+pub(super) enum Outcome {
     Address(Assignment),
     Claim(BlockClaim),
     Borrow(BlockBorrow),
@@ -211,7 +211,7 @@ impl NodeIpam {
     }
 
     /// The next address of a pool that serves, or the block of it to claim; `None` when it has neither.
-    fn try_pool(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<Outcome> {
+    pub(super) fn try_pool(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<Outcome> {
         let address = self.next_free(view, pool, now).map(Outcome::Address);
         address.or_else(|| {
             let may_claim = self.may_claim(view, pool.family());
@@ -266,7 +266,7 @@ impl NodeIpam {
 
     /// Which node to ask for an address of this pool when no block is left; `None` when the settings are against
     /// it or every owner has refused a short while ago.
-    fn next_borrow(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<BlockBorrow> {
+    pub(super) fn next_borrow(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<BlockBorrow> {
         if !may_borrow(view)
             || (self.is_at_limit(view, pool.family()) && view.settings.at_block_limit == AtBlockLimit::Fail)
         {

@@ -12,6 +12,7 @@
 
 mod assign;
 mod free;
+mod inner;
 mod loan;
 mod restore;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::reservation::Reservations;
 pub(crate) use assign::is_borrowed;
 pub use assign::{Assignment, BlockBorrow, BlockClaim, Decision};
 pub use free::{FreeError, FreeItem, Freed};
+pub use inner::InnerDecision;
 
 /// What a decision needs to know of the world outside this node's blocks.
 #[derive(Clone, Copy, Debug)]

@@ -50,7 +50,7 @@ use crate::allocator::NodeIpam;
 
 pub use attend::{BlockDecision, Live};
 pub use fact::{CutOff, Fact};
-pub use next::Next;
+pub use next::{InnerNext, Next};
 pub use object::{
     BlockObject, Loan, LoanRefusal, LoanState, NodeId, Nonce, ObjectRevision, Seen, Write, WriteOutcome,
 };
@@ -226,6 +226,30 @@ impl Keeper {
     /// A list was read anew (rule 5): every block and loan must be confirmed again before it serves.
     pub fn unconfirm(&mut self) {
         self.volatile.confirmed.clear();
+        self.refresh_serving();
+    }
+
+    /// A list was read anew and shows these objects: what it shows as ours is confirmed by it as by any other consistent
+    /// read, and everything else must be confirmed again before it serves.
+    pub fn unconfirm_unless_shown(&mut self, shown: impl Fn(&Cidr) -> Option<Seen>) {
+        let mut doubted = Vec::new();
+        for (block, tenure) in &self.tenures {
+            let ours = |seen: &Seen| seen.object.owner == self.me && seen.object.nonce == tenure.nonce;
+            if !shown(block).as_ref().is_some_and(ours) {
+                doubted.push(*block);
+            }
+        }
+        for (nonce, borrow) in self.borrows() {
+            let Some(address) = borrow.address() else { continue };
+            let granted = LoanState::Granted { address };
+            let ours = |seen: &Seen| seen.object.loan(nonce).is_some_and(|loan| loan.state == granted);
+            if !shown(&borrow.block).as_ref().is_some_and(ours) {
+                doubted.push(Cidr::host(address));
+            }
+        }
+        for block in doubted {
+            self.volatile.confirmed.remove(&block);
+        }
         self.refresh_serving();
     }
 

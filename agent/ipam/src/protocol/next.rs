@@ -1,10 +1,12 @@
 //! What a waiting workload needs next: its addresses, a wait, or a step of the protocol that must come first.
 
-use model::{BootTime, Cidr};
+use std::net::IpAddr;
+
+use model::{BootTime, Cidr, Handle};
 
 use super::object::Nonce;
 use super::{BorrowPhase, Fact, Keeper};
-use crate::allocator::{Assignment, BlockBorrow, BlockClaim, ClusterView, Decision};
+use crate::allocator::{Assignment, BlockBorrow, BlockClaim, ClusterView, Decision, InnerDecision};
 use crate::refusal::Refusal;
 use crate::request::AssignRequest;
 
@@ -29,7 +31,45 @@ pub enum Next {
     },
 }
 
+/// What to do about the node's own address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InnerNext {
+    /// Nothing: none is needed.
+    NotNeeded,
+    /// Nothing: it is held.
+    Keep(IpAddr),
+    /// Free it and ask again.
+    Return(IpAddr),
+    /// As for a request.
+    Step(Next),
+    /// Nothing can be done: no pool may give one.
+    NoPool,
+    /// Nothing can be done now: there is none left.
+    Full,
+}
+
 impl Keeper {
+    /// Decides about the node's own address. Changes nothing. `fresh` as in [`Keeper::decide_next`].
+    #[must_use]
+    pub fn decide_next_inner(
+        &self,
+        view: &ClusterView<'_>,
+        holder: &Handle,
+        now: BootTime,
+        fresh: Nonce,
+    ) -> InnerNext {
+        match self.ipam.decide_inner(view, holder, now) {
+            InnerDecision::NotNeeded => InnerNext::NotNeeded,
+            InnerDecision::Keep(address) => InnerNext::Keep(address),
+            InnerDecision::Return(address) => InnerNext::Return(address),
+            InnerDecision::Assign(assignment) => InnerNext::Step(Next::Assign(vec![assignment])),
+            InnerDecision::Claim(claim) => InnerNext::Step(self.next_of_claim(view, &claim, fresh)),
+            InnerDecision::Borrow(borrow) => InnerNext::Step(self.next_of_borrow(holder, &borrow, fresh)),
+            InnerDecision::NoPool => InnerNext::NoPool,
+            InnerDecision::Full => InnerNext::Full,
+        }
+    }
+
     /// Decides a request. Changes nothing.
     ///
     /// `fresh` is a nonce that nobody has seen; it is used or thrown away.
@@ -47,7 +87,7 @@ impl Keeper {
             Decision::Assign(assignments) => Next::Assign(assignments),
             Decision::Held(assignments) => Next::Held(assignments),
             Decision::Claim(claim) => self.next_of_claim(view, &claim, fresh),
-            Decision::Borrow(borrow) => self.next_of_borrow(request, &borrow, fresh),
+            Decision::Borrow(borrow) => self.next_of_borrow(&request.handle, &borrow, fresh),
         })
     }
 
@@ -64,11 +104,11 @@ impl Keeper {
         }
     }
 
-    fn next_of_borrow(&self, request: &AssignRequest, borrow: &BlockBorrow, fresh: Nonce) -> Next {
+    fn next_of_borrow(&self, holder: &Handle, borrow: &BlockBorrow, fresh: Nonce) -> Next {
         let waiting = self.borrows().find(|(nonce, other)| {
             other.block == borrow.block
                 && matches!(other.phase, BorrowPhase::Asking { address } if address == borrow.address)
-                && self.volatile.wanted.get(nonce) == Some(&request.handle)
+                && self.volatile.wanted.get(nonce) == Some(holder)
         });
         // A block that we have ourselves, whatever an old copy says of it, is settled first.
         let ours =
@@ -82,7 +122,7 @@ impl Keeper {
             loan: fresh,
             address: borrow.address,
         };
-        let wanted = Fact::Wanted { loan: fresh, handle: request.handle.clone() };
+        let wanted = Fact::Wanted { loan: fresh, handle: holder.clone() };
         Next::Start { facts: vec![asking, wanted], block: borrow.block }
     }
 

@@ -38,6 +38,7 @@ pub(super) fn read(findings: &mut Findings, top: &Fields<'_>, kind: Kind) -> Met
         uid: if keeps_uid { uid.to_owned() } else { String::new() },
         labels: fields.texts_by_key(findings, "labels"),
         annotations: fields.texts_by_key(findings, "annotations"),
+        ..Metadata::default()
     }
 }
 

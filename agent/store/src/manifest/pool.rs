@@ -51,7 +51,8 @@ pub(super) fn read(findings: &mut Findings, top: &Fields<'_>, metadata: Metadata
     fields.refuse_unknown(findings, &KNOWN, &[]);
     let spec = read_spec(findings, &fields);
     let pool = convert(findings, &metadata, &spec);
-    pool.filter(|_| findings.errors.is_empty()).map(|pool| (IpPool { metadata, spec }, pool))
+    pool.filter(|_| findings.errors.is_empty())
+        .map(|pool| (IpPool { metadata, spec, ..IpPool::default() }, pool))
 }
 
 fn read_spec(findings: &mut Findings, fields: &Fields<'_>) -> IpPoolSpec {
@@ -145,7 +146,11 @@ fn read_dscp(findings: &mut Findings, fields: &Fields<'_>) -> Option<u8> {
 fn convert(findings: &mut Findings, metadata: &Metadata, spec: &IpPoolSpec) -> Option<Pool> {
     let name = parsed(findings, "metadata.name", &metadata.name);
     let cidr: Option<Cidr> = parsed(findings, "spec.cidr", &spec.cidr);
-    let block_size = cidr.and_then(|cidr| block_size_of(findings, cidr, spec.block_size));
+    let block_size = cidr.and_then(|cidr| {
+        // Left out by whoever wrote the object without this code.
+        let prefix_len = if spec.block_size == 0 { default_block_size(&spec.cidr) } else { spec.block_size };
+        block_size_of(findings, cidr, prefix_len)
+    });
     let ipip_mode: Option<IpipMode> = parsed(findings, "spec.ipipMode", &spec.ipip_mode);
     if let (Some(cidr), Some(mode)) = (cidr, ipip_mode)
         && cidr.family() == Family::V6

@@ -18,6 +18,9 @@ pub fn to_manifest<R: Resource>(object: &Versioned<R>) -> Value {
         manifest.extend(parts);
     }
     if let Some(Value::Object(metadata)) = manifest.get_mut("metadata") {
+        for of_the_store in ["finalizers", "deletionTimestamp", "ownerReferences"] {
+            metadata.remove(of_the_store);
+        }
         metadata.insert("uid".to_owned(), json!(object.uid));
         metadata.insert("resourceVersion".to_owned(), json!(object.revision.get().to_string()));
     }

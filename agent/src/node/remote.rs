@@ -1,0 +1,154 @@
+//! What the other nodes serve, as the kernel shall know it: pure, from rows of blocks and nodes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use dataplane::{Peer, RemoteRange};
+use ipam::PoolTable;
+use model::{Cidr, Family, IpipMode, NodeName, PoolName};
+
+use super::blocks::Ranges;
+use super::nodes::Known;
+
+/// The other nodes, and who of them serves which range.
+///
+/// 1. Every node but this one is a peer, whether or not it serves anything.
+/// 2. A block is its owner's, a granted loan its borrower's; what is this node's own by its journal is nobody else's,
+///    and what is lent to this node is left to its pod's own route.
+/// 3. The pool says when packets are encapsulated. Of one that is not known, always: better none at all arrives than
+///    one that shows a pod's address where it must not be seen.
+/// 4. Ranges of nodes without a Node object have no route.
+#[must_use]
+pub fn remote_of(
+    ranges: &Ranges,
+    nodes: &Known,
+    me: &NodeName,
+    own_blocks: &BTreeSet<Cidr>,
+    pools: &PoolTable,
+) -> (Vec<Peer>, Vec<RemoteRange>) {
+    let mut peers = Vec::with_capacity(nodes.rows.len());
+    let mut by_name: HashMap<&NodeName, u32> = HashMap::with_capacity(nodes.rows.len());
+    for (name, row) in nodes.rows.iter().filter(|(name, _)| *name != me) {
+        by_name.insert(name, u32::try_from(peers.len()).unwrap_or(u32::MAX));
+        peers.push(Peer { name: name.clone(), ipv4: row.ipv4, ipv6: row.ipv6, inner_ipv4: None });
+    }
+    let peer_of: Vec<Option<u32>> =
+        ranges.nodes.iter().map(|node| by_name.get(&node.name).copied()).collect();
+    let mode_of = |(name, _): &(PoolName, String)| pools.by_name(name).map_or(IpipMode::Always, |pool| pool.ipip_mode);
+    let modes: Vec<IpipMode> = ranges.pools.iter().map(mode_of).collect();
+    let at = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
+    let mut served: Vec<(Cidr, Option<RemoteRange>)> = Vec::with_capacity(ranges.served.len());
+    for range in &ranges.served {
+        let cidr = range.cidr;
+        let mode = match cidr.family() {
+            Family::V4 => modes.get(at(range.pool)).copied().unwrap_or(IpipMode::Always),
+            Family::V6 => IpipMode::Never,
+        };
+        let peer = peer_of.get(at(range.node)).copied().flatten();
+        let remote = peer.map(|peer| RemoteRange { cidr, peer, ipip_mode: mode });
+        // A loan of a block of one address comes right after it, and is what counts.
+        match served.last_mut().filter(|(last, _)| *last == cidr) {
+            Some(last) => last.1 = remote,
+            None => served.push((cidr, remote)),
+        }
+    }
+    let remote = served.into_iter().filter(|(cidr, _)| !own_blocks.contains(cidr));
+    (peers, remote.filter_map(|(_, remote)| remote).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use ipam::protocol::NodeId;
+    use ipam::{Pool, PoolSpec};
+
+    use super::super::blocks::Served;
+    use super::super::nodes::NodeRow;
+    use super::*;
+
+    fn name(text: &str) -> NodeName {
+        text.parse().unwrap()
+    }
+
+    fn known(names: &[(&str, &str)]) -> Known {
+        let row = |(node, ipv4): &(&str, &str)| {
+            (name(node), NodeRow { uid: format!("uid-{node}"), ipv4: ipv4.parse().ok(), ipv6: None })
+        };
+        Known { rows: names.iter().map(row).collect(), ..Known::default() }
+    }
+
+    fn pool(text: &str, cidr: &str, mode: IpipMode) -> Pool {
+        let spec = PoolSpec::new(text.parse().unwrap(), cidr.parse().unwrap());
+        Pool::new(PoolSpec { ipip_mode: mode, ..spec }).unwrap()
+    }
+
+    #[test]
+    fn every_range_goes_to_whoever_serves_it() {
+        use IpipMode::{Always, CrossSubnet, Never};
+        let pools = PoolTable::new([
+            pool("plain", "10.0.0.0/24", Never),
+            pool("wrapped", "10.1.0.0/24", CrossSubnet),
+        ]);
+        let check = |served: &[(&str, &str, &str)], own: &[&str], expected: &[(&str, &str, IpipMode)]| {
+            let nodes = known(&[("a", "192.0.2.1"), ("b", "192.0.2.2"), ("me", "192.0.2.9")]);
+            let all = ["a", "b", "me", "gone"];
+            let all_pools = ["plain", "wrapped", "unknown"];
+            let place = |list: &[&str], of: &str| {
+                u32::try_from(list.iter().position(|other| *other == of).unwrap()).unwrap()
+            };
+            let ranges = Ranges {
+                served: served
+                    .iter()
+                    .map(|(cidr, node, pool)| Served {
+                        cidr: cidr.parse().unwrap(),
+                        node: place(&all, node),
+                        pool: place(&all_pools, pool),
+                    })
+                    .collect(),
+                nodes: all.iter().map(|node| NodeId { name: name(node), uid: String::new() }).collect(),
+                pools: all_pools.iter().map(|pool| (pool.parse().unwrap(), String::new())).collect(),
+            };
+            let own = own.iter().map(|cidr| cidr.parse().unwrap()).collect();
+            let (peers, remote) = remote_of(&ranges, &nodes, &name("me"), &own, &pools);
+            assert_eq!(peers.len(), 2);
+            let told: Vec<(String, &str, IpipMode)> = remote
+                .iter()
+                .map(|range| {
+                    (range.cidr.to_string(), peers[range.peer as usize].name.as_str(), range.ipip_mode)
+                })
+                .collect();
+            let expected: Vec<(String, &str, IpipMode)> =
+                expected.iter().map(|(cidr, node, mode)| ((*cidr).to_owned(), *node, *mode)).collect();
+            assert_eq!(told, expected);
+        };
+        check(
+            &[("10.0.0.0/26", "a", "plain"), ("10.1.0.0/26", "b", "wrapped")],
+            &[],
+            &[("10.0.0.0/26", "a", Never), ("10.1.0.0/26", "b", CrossSubnet)],
+        );
+        // A loan out of another's block, one out of an own one, and one to this node.
+        check(
+            &[
+                ("10.0.0.0/26", "a", "plain"),
+                ("10.0.0.7/32", "b", "plain"),
+                ("10.0.0.64/26", "me", "plain"),
+                ("10.0.0.65/32", "b", "plain"),
+                ("10.0.0.128/26", "b", "plain"),
+                ("10.0.0.129/32", "me", "plain"),
+            ],
+            &["10.0.0.64/26"],
+            &[
+                ("10.0.0.0/26", "a", Never),
+                ("10.0.0.7/32", "b", Never),
+                ("10.0.0.65/32", "b", Never),
+                ("10.0.0.128/26", "b", Never),
+            ],
+        );
+        // A block of one address that is lent.
+        check(&[("10.0.0.1/32", "a", "plain"), ("10.0.0.1/32", "b", "plain")], &[], &[("10.0.0.1/32", "b", Never)]);
+        check(&[("10.0.0.1/32", "a", "plain"), ("10.0.0.1/32", "me", "plain")], &[], &[]);
+        // Ours by the journal, whatever the copy still says; nodes that are gone; pools that are not known.
+        check(&[("10.0.0.0/26", "a", "plain")], &["10.0.0.0/26"], &[]);
+        check(&[("10.0.0.0/26", "gone", "plain")], &[], &[]);
+        check(&[("10.2.0.0/26", "a", "unknown")], &[], &[("10.2.0.0/26", "a", Always)]);
+        check(&[("fd00::/122", "a", "wrapped")], &[], &[("fd00::/122", "a", Never)]);
+    }
+}

@@ -1,0 +1,111 @@
+//! Objects of Kubernetes, reduced to what choosing a pool and finding a node need.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{API_VERSION_CORE, Metadata, Resource};
+
+/// What kubectl keeps the whole manifest in: of no use here, and large.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A namespace of Kubernetes, or of a node without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Namespace {
+    /// Name, uid, labels and annotations.
+    pub metadata: Metadata,
+}
+resource!(Namespace {
+    const KIND: &'static str = "Namespace";
+    const PLURAL: &'static str = "namespaces";
+    const API_VERSION: &'static str = API_VERSION_CORE;
+
+    fn from_api(json: &str) -> Result<Self, serde_json::Error> {
+        let mut namespace: Self = serde_json::from_str(json)?;
+        namespace.metadata.annotations.remove(LAST_APPLIED);
+        Ok(namespace)
+    }
+});
+
+/// A node of Kubernetes. Where there are none, no node is ever found to be gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Name, uid and labels.
+    pub metadata: Metadata,
+    /// Its `InternalIP` addresses, as text, in the order of its status.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+}
+resource!(Node {
+    const KIND: &'static str = "Node";
+    const PLURAL: &'static str = "nodes";
+    const API_VERSION: &'static str = API_VERSION_CORE;
+
+    /// Annotations are left out: nothing looks at them, and those of 5,000 nodes would take most of an agent's memory.
+    fn from_api(json: &str) -> Result<Self, serde_json::Error> {
+        let ApiNode { metadata, status } = serde_json::from_str(json)?;
+        let internal = status.addresses.into_iter().filter(|address| address.kind == "InternalIP");
+        Ok(Self {
+            metadata: Metadata { annotations: BTreeMap::new(), ..metadata },
+            addresses: internal.map(|address| address.address).collect(),
+        })
+    }
+});
+
+/// The part of a Node that says where it is.
+#[derive(Deserialize)]
+struct ApiNode {
+    metadata: Metadata,
+    #[serde(default)]
+    status: ApiNodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct ApiNodeStatus {
+    #[serde(default)]
+    addresses: Vec<ApiNodeAddress>,
+}
+
+#[derive(Deserialize)]
+struct ApiNodeAddress {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+/// A pod of Kubernetes, or of a node without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// Name, namespace, uid, labels and annotations.
+    pub metadata: Metadata,
+    /// Where it runs.
+    #[serde(default)]
+    pub spec: PodSpec,
+}
+resource!(Pod {
+    const KIND: &'static str = "Pod";
+    const PLURAL: &'static str = "pods";
+    const API_VERSION: &'static str = API_VERSION_CORE;
+    const NAMESPACED: bool = true;
+
+    fn from_api(json: &str) -> Result<Self, serde_json::Error> {
+        let mut pod: Self = serde_json::from_str(json)?;
+        pod.metadata.annotations.remove(LAST_APPLIED);
+        Ok(pod)
+    }
+});
+
+/// Where a pod runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// Its node; empty while it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
+    /// Whether it uses the node's own network, and so has no address of its own.
+    #[serde(default)]
+    pub host_network: bool,
+}

@@ -1,0 +1,118 @@
+//! Calls `kubectl`, as a person or a script would: one identity, one server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{Finished, Kubernetes, NetNs, Run};
+
+/// `kubectl` with one kubeconfig, in one network namespace.
+#[derive(Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    cache: PathBuf,
+    netns: Option<NetNs>,
+}
+
+impl Kubectl {
+    /// For this kubeconfig; what `kubectl` learns of the server it keeps beside it.
+    #[must_use]
+    pub fn new(kubernetes: &Kubernetes, kubeconfig: &Path, netns: Option<NetNs>) -> Self {
+        let dir = kubeconfig.parent().unwrap_or(Path::new("/"));
+        Self {
+            program: kubernetes.program("kubectl"),
+            kubeconfig: kubeconfig.to_owned(),
+            cache: dir.join("kubectl-cache"),
+            netns,
+        }
+    }
+
+    /// The kubeconfig it uses.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs it to the end, whatever the exit code.
+    ///
+    /// # Errors
+    /// It cannot be started or hangs.
+    pub fn finish(&self, args: &[&str], stdin: &str) -> Result<Finished> {
+        let run = self.command(args).stdin(stdin);
+        match &self.netns {
+            Some(netns) => run.finish_in(netns),
+            None => run.finish(),
+        }
+    }
+
+    /// Runs it and returns what it prints.
+    ///
+    /// # Errors
+    /// Any exit code but 0, with what it said.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        self.run_with(args, "")
+    }
+
+    /// As [`Kubectl::run`], with standard input.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn run_with(&self, args: &[&str], stdin: &str) -> Result<String> {
+        self.finish(args, stdin)?.ok().with_context(|| format!("kubectl {}", args.join(" ")))
+    }
+
+    /// As [`Kubectl::run`] with `-o json`, parsed.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`], and output that is not JSON.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let args: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
+        let text = self.run(&args)?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl {}: not JSON", args.join(" ")))
+    }
+
+    /// `get --raw` of a path of the server.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn raw(&self, path: &str) -> Result<String> {
+        self.run(&["get", "--raw", path])
+    }
+
+    /// `apply -f -` with these manifests.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        self.run_with(&["apply", "-f", "-"], manifests)
+    }
+
+    /// POST of one object to a path of the server, as it is: status included where the server takes it.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn create_raw(&self, path: &str, object: &Value) -> Result<String> {
+        self.run_with(&["create", "--raw", path, "-f", "-"], &object.to_string())
+    }
+
+    /// PUT of one object to a path of the server, such as a status.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn replace_raw(&self, path: &str, object: &Value) -> Result<String> {
+        self.run_with(&["replace", "--raw", path, "-f", "-"], &object.to_string())
+    }
+
+    fn command(&self, args: &[&str]) -> Run {
+        Run::new(&self.program)
+            .args(["--kubeconfig"])
+            .args([&self.kubeconfig])
+            .args(["--cache-dir"])
+            .args([&self.cache])
+            .args(args)
+            .limit(Duration::from_secs(60))
+    }
+}

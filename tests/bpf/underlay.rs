@@ -8,7 +8,7 @@ use std::time::Duration;
 use bpf::{AttachMode, Bpf, Endpoint, OpenOptions, PeerRule, RemoteRange, UplinkRule};
 use harness::{Capture, Direction, NetNs, RawSender, Run};
 
-use crate::bench::{PinDir, rule};
+use crate::bench::{PinDir, attach_modes, rule};
 use crate::frames::{SHORTEST, V4};
 use crate::nodes::{STRANGER, between, inside};
 
@@ -197,7 +197,7 @@ fn ping(from: &NetNs, to: Ipv4Addr, payload_len: usize, df: bool) -> bool {
 
 #[test]
 fn pods_and_nodes_reach_each_other_inside_outer_headers_only() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let net = Underlay::flat(mode);
         let (a, b) = (&net.a, &net.b);
         let wire = Capture::start(&b.node, "up0", Direction::Both).unwrap();
@@ -274,7 +274,7 @@ fn tcp_works_with_every_combination_of_offloads() {
 
 #[test]
 fn a_narrow_way_is_told_to_the_sender() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let net = Underlay::routed(mode);
         let (a, b) = (&net.a, &net.b);
         assert!(ping(&a.pod, b.pod_address, 56, false), "{mode:?}");
@@ -314,7 +314,7 @@ fn a_narrow_way_that_nobody_tells_of_swallows_what_does_not_fit() {
 
 #[test]
 fn what_is_cut_short_or_forged_on_the_wire_is_dropped_by_its_reason() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let net = Underlay::flat(mode);
         let (a, b) = (&net.a, &net.b);
         let sender = RawSender::new(&a.node, "up0").unwrap();
@@ -352,7 +352,7 @@ fn what_is_cut_short_or_forged_on_the_wire_is_dropped_by_its_reason() {
 
 #[test]
 fn traffic_goes_on_while_the_programs_are_replaced() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut net = Underlay::flat(mode);
         // More than once, so that replacing and sending overlap.
         std::thread::scope(|scope| {

@@ -1,10 +1,15 @@
-//! The programs on the host's end of each pod's veth pair.
+//! The programs on the host's end of each pod's veth pair, and those on the uplinks to the other nodes.
 //!
 //! [`from_pod`] (ingress: what the pod sends) drops what is not the pod's to send, marks the rest with the tag
 //! of its pool, rewrites the DSCP where the pool has one, and counts. [`to_pod`] (egress: what the pod
 //! receives) counts.
 //!
-//! Both return `TCX_NEXT` for what passes, so that other programs on the device run too (-1 is also
+//! [`to_uplink`] (egress) puts an outer IPv4 header in front of what goes to a range of another node, if that range is
+//! encapsulated. [`from_uplink`] (ingress) takes outer headers away, from known nodes and with inner sources of theirs
+//! only, and tells the inner sender when the way to a node carries less than its packets. What they put on the wire is
+//! what the kernel's ipip device puts there.
+//!
+//! All return `TCX_NEXT` for what passes, so that other programs on the device run too (-1 is also
 //! `TC_ACT_UNSPEC`, which lets clsact go on to the next filter). What to decide is in `ebpf_common`, where it
 //! is tested on the host; here is only what needs the kernel. Nothing here uses lightweight tunnels.
 #![no_std]
@@ -21,9 +26,16 @@ mod skb;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use ebpf_common::from_uplink::INNER_OFFSET;
+use ebpf_common::path_mtu::RELAYED_LEN;
+use ebpf_common::to_uplink::OUTER_LEN;
 use ebpf_common::verdict::{Destination, ETHERNET_LEN, destination_of};
-use ebpf_common::{DropReason, PoolEntry, Source, Verdict, check_from_pod, dscp, mark};
+use ebpf_common::{
+    DropReason, FromUplink, NEAR_LEN, PoolEntry, Source, ToUplink, Verdict, check_from_pod,
+    check_from_uplink, check_to_uplink, dscp, mark,
+};
 
+use crate::maps::Kernel;
 use crate::skb::Skb;
 
 /// `TCX_NEXT`, -1, is not among the bindings; it is the same number on purpose (kernel commit e420bed02507).
@@ -32,19 +44,13 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// tc ingress of the host's end: judges, marks and counts what a pod sends.
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
-    match judge(&Skb::new(&context)) {
-        Ok(()) => NEXT,
-        Err(reason) => {
-            maps::count_reason(reason);
-            TC_ACT_SHOT
-        }
-    }
+    end(judge(&Skb::new(&context, NEAR_LEN)))
 }
 
 /// tc egress of the host's end: counts what a pod receives.
 #[classifier]
 pub fn to_pod(context: TcContext) -> i32 {
-    let skb = Skb::new(&context);
+    let skb = Skb::new(&context, NEAR_LEN);
     let pool = match destination_of(&skb) {
         Destination::V4(address) => maps::pool_of_v4(address),
         Destination::V6(address) => maps::pool_of_v6(address),
@@ -54,6 +60,74 @@ pub fn to_pod(context: TcContext) -> i32 {
         maps::count_received(pool.tag, skb.wire_packets(), skb.frame_bytes());
     }
     NEXT
+}
+
+/// tc egress of an uplink: encapsulates what goes to other nodes' ranges.
+#[classifier]
+pub fn to_uplink(context: TcContext) -> i32 {
+    let skb = Skb::new(&context, ETHERNET_LEN + OUTER_LEN);
+    end(match check_to_uplink(&skb, skb.vlan_present(), &Kernel(&skb)) {
+        ToUplink::Leave => Ok(()),
+        ToUplink::Drop(reason) => Err(reason),
+        ToUplink::Encapsulate(outer) => skb.encapsulate(ETHERNET_LEN, &outer),
+    })
+}
+
+/// tc ingress of an uplink: checks and decapsulates what comes from other nodes.
+#[classifier]
+pub fn from_uplink(context: TcContext) -> i32 {
+    let skb = Skb::new(&context, NEAR_LEN);
+    end(match check_from_uplink(&skb, skb.vlan_present(), &Kernel(&skb)) {
+        FromUplink::Leave => Ok(()),
+        FromUplink::Drop(reason) => Err(reason),
+        FromUplink::Count(reason) => {
+            maps::count_reason(reason);
+            Ok(())
+        }
+        FromUplink::Decapsulate { rewrite, count } => decapsulate(&skb, rewrite, count),
+        FromUplink::RelayPathMtu(headers) => relay_path_mtu(&skb, &headers),
+        FromUplink::KeepPathMtu { node, mtu_bytes } => {
+            if maps::keep_path_mtu(node, mtu_bytes) {
+                maps::count_reason(DropReason::PathMtuKept);
+            }
+            Ok(())
+        }
+    })
+}
+
+/// Counts a drop.
+#[inline(always)]
+fn end(result: Result<(), DropReason>) -> i32 {
+    match result {
+        Ok(()) => NEXT,
+        Err(reason) => {
+            maps::count_reason(reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+#[inline(always)]
+fn decapsulate(
+    skb: &Skb<'_>,
+    rewrite: Option<[u8; dscp::IPV4_REWRITE_LEN]>,
+    count: Option<DropReason>,
+) -> Result<(), DropReason> {
+    if let Some(head) = rewrite {
+        skb.store(INNER_OFFSET, &head).map_err(|_| DropReason::Decapsulate)?;
+    }
+    if let Some(reason) = count {
+        maps::count_reason(reason);
+    }
+    skb.decapsulate()
+}
+
+#[inline(always)]
+fn relay_path_mtu(skb: &Skb<'_>, headers: &[u8; RELAYED_LEN]) -> Result<(), DropReason> {
+    skb.cut_header()?;
+    skb.store(ETHERNET_LEN, headers).map_err(|_| DropReason::Decapsulate)?;
+    maps::count_reason(DropReason::PathMtuRelayed);
+    Ok(())
 }
 
 #[inline(always)]

@@ -3,10 +3,17 @@
 //! Sizes here are defaults; the agent sets those of the endpoint and pool maps when it creates them. BTF
 //! definitions, so that `bpftool map dump` prints the names of fields.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
-use ebpf_common::{DropReason, Endpoint, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey};
+use ebpf_common::{
+    DropReason, Endpoint, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry,
+    Settings, Tables, TagEntry, TagKey, UplinkEntry, UplinkKey, mark,
+};
+
+use crate::skb::Skb;
 
 #[btf_map(name = "pw_endpoints")]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint, 1024> = HashMap::new();
@@ -25,6 +32,75 @@ static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::ne
 
 #[btf_map(name = "pw_settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map(name = "pw_tags")]
+static TAGS: HashMap<TagKey, TagEntry, 1024> = HashMap::new();
+
+#[btf_map(name = "pw_uplinks")]
+static UPLINKS: HashMap<UplinkKey, UplinkEntry, 64> = HashMap::new();
+
+#[btf_map(name = "pw_remote")]
+static REMOTE: LpmTrie<[u8; 4], RemoteEntry, 65536> = LpmTrie::new();
+
+#[btf_map(name = "pw_peers")]
+static PEERS: HashMap<PeerKey, PeerEntry, 8192, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+#[btf_map(name = "pw_path_mtus")]
+static PATH_MTUS: HashMap<PeerKey, PathMtu, 8192, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The maps, for the verdicts at an uplink.
+pub(crate) struct Kernel<'a>(pub(crate) &'a Skb<'a>);
+
+impl Tables for Kernel<'_> {
+    #[inline(always)]
+    fn uplink(&self) -> Option<UplinkEntry> {
+        // SAFETY: copied at once; a slot reused meanwhile costs one packet at most of an interface that goes.
+        unsafe { UPLINKS.get(UplinkKey { ifindex: self.0.ifindex() }) }.copied()
+    }
+
+    #[inline(always)]
+    fn range_of(&self, address: [u8; 4]) -> Option<RemoteEntry> {
+        REMOTE.get(&Key::new(32, address)).copied()
+    }
+
+    #[inline(always)]
+    fn block_of(&self, address: [u8; 4]) -> Option<RemoteEntry> {
+        REMOTE.get(&Key::new(31, address)).copied()
+    }
+
+    #[inline(always)]
+    fn peer(&self, address: [u8; 4]) -> Option<PeerEntry> {
+        // SAFETY: copied at once; a slot reused meanwhile is of another node, and so for one packet at most.
+        unsafe { PEERS.get(PeerKey { address }) }.copied()
+    }
+
+    #[inline(always)]
+    fn in_pool(&self, address: [u8; 4]) -> bool {
+        pool_of_v4(address).is_some()
+    }
+
+    #[inline(always)]
+    fn copies_dscp(&self) -> bool {
+        let Some(settings) = settings() else { return false };
+        let tag = mark::tag_of(self.0.mark(), settings);
+        // SAFETY: one word, read at once.
+        unsafe { TAGS.get(TagKey { tag }) }.is_some_and(TagEntry::copies_dscp)
+    }
+
+    #[inline(always)]
+    fn new_id(&self) -> u16 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() as u16 }
+    }
+}
+
+/// Remembers what the way to a node carries; says whether there was room.
+#[inline(always)]
+pub(crate) fn keep_path_mtu(node: [u8; 4], mtu_bytes: u32) -> bool {
+    // SAFETY: no arguments.
+    let at_boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+    PATH_MTUS.insert(PeerKey { address: node }, PathMtu { mtu_bytes, reserved: 0, at_boot_ns }, 0).is_ok()
+}
 
 /// What may be sent through this interface. A copy: the slot may be given to another pod at any time.
 #[inline(always)]

@@ -1,8 +1,22 @@
 //! An `sk_buff` as the verdicts see it.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_FIXED_GSO,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode,
+};
 use aya_ebpf::programs::TcContext;
-use ebpf_common::{DropReason, NEAR_LEN, Packet};
+use ebpf_common::to_uplink::OUTER_LEN;
+use ebpf_common::{DropReason, Packet};
+
+/// What the kernel answers to flags that it does not know.
+const EINVAL: i64 = 22;
+
+/// Between the Ethernet header and what follows it.
+const BEHIND_MAC: u32 = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+
+/// An aggregate keeps the size of its segments: the route's MTU has left room for an outer header. And an IPv4 header
+/// has no checksum over what is in it, so what is known of the inner checksum stays true.
+const KEEP: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
 
 /// Borrowed for the length of one program run.
 pub(crate) struct Skb<'a> {
@@ -10,13 +24,13 @@ pub(crate) struct Skb<'a> {
 }
 
 impl<'a> Skb<'a> {
-    /// Makes the fixed headers directly readable: an `sk_buff` may keep them in fragments.
+    /// Makes the first `near_len` bytes directly readable: an `sk_buff` may keep them in fragments.
     #[inline(always)]
-    pub(crate) fn new(context: &'a TcContext) -> Self {
+    pub(crate) fn new(context: &'a TcContext, near_len: u32) -> Self {
         let linear = context.data_end().wrapping_sub(context.data());
-        if linear < NEAR_LEN as usize && linear < context.len() as usize {
+        if linear < near_len as usize && linear < context.len() as usize {
             // What cannot be pulled in is read by copy below, or found to be cut short.
-            let _ = context.pull_data(NEAR_LEN.min(context.len()));
+            let _ = context.pull_data(near_len.min(context.len()));
         }
         Self { context }
     }
@@ -65,6 +79,40 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     pub(crate) fn frame_bytes(&self) -> u64 {
         self.context.len() as u64
+    }
+
+    /// Puts an IPv4 header in front of the one that is there, such that the kernel can still cut an aggregate into
+    /// its segments.
+    #[inline(always)]
+    pub(crate) fn encapsulate(
+        &self,
+        offset: u32,
+        outer: &[u8; OUTER_LEN as usize],
+    ) -> Result<(), DropReason> {
+        let flags = KEEP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64;
+        let grown = self.context.adjust_room(OUTER_LEN as i32, BEHIND_MAC, flags);
+        // What leaves has no checksum over the whole packet to be kept right.
+        grown
+            .and_then(|()| self.context.store(offset as usize, outer, 0))
+            .map_err(|_| DropReason::Encapsulate)
+    }
+
+    /// Takes the outer IPv4 header away. Kernels before 6.3 do not know the flag that says so; taking the same bytes
+    /// away without it is what they can do.
+    #[inline(always)]
+    pub(crate) fn decapsulate(&self) -> Result<(), DropReason> {
+        let flags = KEEP | BPF_F_ADJ_ROOM_DECAP_L3_IPV4 as u64;
+        let mut shrunk = self.context.adjust_room(-(OUTER_LEN as i32), BEHIND_MAC, flags);
+        if shrunk == Err(-EINVAL) {
+            shrunk = self.context.adjust_room(-(OUTER_LEN as i32), BEHIND_MAC, KEEP);
+        }
+        shrunk.map_err(|_| DropReason::Decapsulate)
+    }
+
+    /// Takes the first IPv4 header away, with nothing said about tunnels.
+    #[inline(always)]
+    pub(crate) fn cut_header(&self) -> Result<(), DropReason> {
+        self.context.adjust_room(-(OUTER_LEN as i32), BEHIND_MAC, 0).map_err(|_| DropReason::Decapsulate)
     }
 
     /// Writes bytes of the packet, unsharing it where needed, and keeps a checksum over the whole packet

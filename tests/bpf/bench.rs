@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use bpf::{Bpf, Endpoint, OpenOptions, PoolCounters, PoolRule};
-use harness::NetNs;
+use bpf::{AttachMode, Bpf, Endpoint, OpenOptions, PoolCounters, PoolRule};
+use harness::{NetNs, has_tcx};
 use model::{Dscp, TagId};
 
 use crate::frames::{POD_V4, POD_V6};
@@ -21,6 +21,11 @@ pub(crate) const DROP: u32 = 2;
 pub(crate) const TAG: u16 = 5;
 /// What [`TAG`] looks like in a mark.
 pub(crate) const MARK: u32 = 0x0005_0000;
+
+/// How programs can be attached in the running kernel.
+pub(crate) fn attach_modes() -> &'static [AttachMode] {
+    if has_tcx() { &[AttachMode::Tcx, AttachMode::Clsact] } else { &[AttachMode::Clsact] }
+}
 
 /// A directory for pins that is gone afterwards, whatever happens.
 pub(crate) struct PinDir(PathBuf);
@@ -69,6 +74,8 @@ pub(crate) struct Ran {
 pub(crate) enum Program {
     FromPod,
     ToPod,
+    FromUplink,
+    ToUplink,
 }
 
 /// Fields of the context that a test may set.
@@ -113,6 +120,8 @@ impl Bench {
         match program {
             Program::FromPod => self.bpf.from_pod_program().unwrap(),
             Program::ToPod => self.bpf.to_pod_program().unwrap(),
+            Program::FromUplink => self.bpf.from_uplink_program().unwrap(),
+            Program::ToUplink => self.bpf.to_uplink_program().unwrap(),
         }
     }
 
@@ -136,7 +145,7 @@ const CONTEXT_MARK: usize = 8;
 const CONTEXT_IFINDEX: usize = 40;
 const CONTEXT_GSO_SEGS: usize = 164;
 
-fn run_here(program: &SchedClassifier, ifindex: u32, frame: &[u8], given: Given) -> Ran {
+pub(crate) fn run_here(program: &SchedClassifier, ifindex: u32, frame: &[u8], given: Given) -> Ran {
     let mut context = [0u8; CONTEXT_LEN];
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(CONTEXT_MARK, given.mark);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::bench::{Bench, Given, PinDir, Program, rule};
 use crate::frames::{POD_V4, V4};
 
-fn dump(pins: &std::path::Path, name: &str) -> Value {
+pub(crate) fn dump(pins: &std::path::Path, name: &str) -> Value {
     let path = pins.join(format!("v{}", bpf::SCHEMA_VERSION)).join(name);
     let path = path.to_str().unwrap();
     let text = Run::new("bpftool").args(["-j", "map", "dump", "pinned", path]).ok().unwrap();

@@ -8,4 +8,5 @@ mod events;
 mod fixture;
 mod nat;
 mod reconcile;
+mod routes;
 mod wiring;

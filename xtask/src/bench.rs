@@ -4,7 +4,9 @@
 
 mod allocator;
 mod cni;
+mod dataplane;
 mod program;
+mod routes;
 mod samples;
 
 use std::path::Path;
@@ -24,6 +26,10 @@ pub(crate) enum Bench {
     Bpf,
     /// Decisions of the allocator, assign and free with the journal, memory of both
     Ipam,
+    /// Routes to 5,000 other nodes: installing, repairing, resyncing
+    Routes,
+    /// Pod to pod over two nodes, beside plain routing and a vxlan device
+    Dataplane,
     /// All of them
     All,
 }
@@ -36,6 +42,14 @@ impl Bench {
 
     fn measures_allocator(self) -> bool {
         matches!(self, Self::Ipam | Self::All)
+    }
+
+    fn measures_routes(self) -> bool {
+        matches!(self, Self::Routes | Self::All)
+    }
+
+    fn measures_dataplane(self) -> bool {
+        matches!(self, Self::Dataplane | Self::All)
     }
 
     fn measures_programs(self) -> bool {
@@ -68,6 +82,12 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: 
     }
     if which.measures_allocator() {
         allocator::run(workspace, toolbox, &mut numbers)?;
+    }
+    if which.measures_routes() {
+        routes::run(workspace, toolbox, &mut numbers)?;
+    }
+    if which.measures_dataplane() {
+        dataplane::run(workspace, toolbox, &mut numbers)?;
     }
     if let Some(path) = json {
         let mut text = serde_json::to_string_pretty(&numbers.0).context("numbers as JSON")?;

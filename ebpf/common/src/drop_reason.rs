@@ -34,11 +34,42 @@ pub enum DropReason {
     Rewrite = 13,
     /// Not a drop: the source is the pod's own but lies in no pool. The packet passes without a tag.
     NoPool = 14,
+    /// A packet that must be encapsulated leaves through an interface without an uplink rule.
+    NoUplink = 15,
+    /// With an outer header the packet would be longer than IPv4 can say: an aggregate above 64 KiB (BIG TCP).
+    TooLong = 16,
+    /// The kernel made no room for the outer header.
+    Encapsulate = 17,
+    /// The outer source is not a known node.
+    UnknownNode = 18,
+    /// The outer packet is a fragment.
+    OuterFragment = 19,
+    /// The outer header has options, a wrong checksum or a wrong length.
+    OuterHeader = 20,
+    /// What is inside is no well-formed IPv4 packet.
+    InnerHeader = 21,
+    /// The inner source does not belong to the node that sent the packet.
+    InnerSource = 22,
+    /// Congestion was experienced on the way by a packet whose sender does not understand that (RFC 6040).
+    EcnNotEct = 23,
+    /// The kernel did not take the outer header away, or an inner header could not be written.
+    Decapsulate = 24,
+    /// Not a drop: the sending node owns the block of the inner source or destination, though this very address is,
+    /// or was, lent to another.
+    OwnerRelay = 25,
+    /// Not a drop: the inner source lies in a pool, in no block known here, and came from a known node.
+    UncoveredSource = 26,
+    /// Not a drop: forwarded without encapsulation, though its source lies in a range that is encapsulated.
+    NotEncapsulated = 27,
+    /// Not a drop: "fragmentation needed" about an outer packet was passed on to the inner sender.
+    PathMtuRelayed = 28,
+    /// Not a drop: "fragmentation needed" quoted too little to find the inner sender; the path MTU was kept.
+    PathMtuKept = 29,
 }
 
 impl DropReason {
     /// How many counters there are.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 30;
 
     /// All, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -57,6 +88,21 @@ impl DropReason {
         Self::ExtensionHeaders,
         Self::Rewrite,
         Self::NoPool,
+        Self::NoUplink,
+        Self::TooLong,
+        Self::Encapsulate,
+        Self::UnknownNode,
+        Self::OuterFragment,
+        Self::OuterHeader,
+        Self::InnerHeader,
+        Self::InnerSource,
+        Self::EcnNotEct,
+        Self::Decapsulate,
+        Self::OwnerRelay,
+        Self::UncoveredSource,
+        Self::NotEncapsulated,
+        Self::PathMtuRelayed,
+        Self::PathMtuKept,
     ];
 
     /// Its place in the counters.
@@ -85,13 +131,36 @@ impl DropReason {
             Self::ExtensionHeaders => "extension_headers",
             Self::Rewrite => "rewrite",
             Self::NoPool => "no_pool",
+            Self::NoUplink => "no_uplink",
+            Self::TooLong => "too_long",
+            Self::Encapsulate => "encapsulate",
+            Self::UnknownNode => "unknown_node",
+            Self::OuterFragment => "outer_fragment",
+            Self::OuterHeader => "outer_header",
+            Self::InnerHeader => "inner_header",
+            Self::InnerSource => "inner_source",
+            Self::EcnNotEct => "ecn_not_ect",
+            Self::Decapsulate => "decapsulate",
+            Self::OwnerRelay => "owner_relay",
+            Self::UncoveredSource => "uncovered_source",
+            Self::NotEncapsulated => "not_encapsulated",
+            Self::PathMtuRelayed => "path_mtu_relayed",
+            Self::PathMtuKept => "path_mtu_kept",
         }
     }
 
-    /// Whether the packet was really dropped: false for [`DropReason::NoPool`].
+    /// Whether the packet was really dropped: false for what is counted beside the drops.
     #[must_use]
     pub const fn is_drop(self) -> bool {
-        !matches!(self, Self::NoPool)
+        !matches!(
+            self,
+            Self::NoPool
+                | Self::OwnerRelay
+                | Self::UncoveredSource
+                | Self::NotEncapsulated
+                | Self::PathMtuRelayed
+                | Self::PathMtuKept
+        )
     }
 }
 

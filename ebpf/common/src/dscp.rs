@@ -17,7 +17,13 @@ pub const IPV6_REWRITE_LEN: usize = 2;
 #[inline(always)]
 #[must_use]
 pub fn rewrite_ipv4(head: [u8; IPV4_REWRITE_LEN], dscp: u8) -> Option<[u8; IPV4_REWRITE_LEN]> {
-    let tos = (dscp << 2) | (head[1] & 3);
+    rewrite_ipv4_tos(head, (dscp << 2) | (head[1] & 3))
+}
+
+/// The same for the whole byte, ECN bits and all.
+#[inline(always)]
+#[must_use]
+pub fn rewrite_ipv4_tos(head: [u8; IPV4_REWRITE_LEN], tos: u8) -> Option<[u8; IPV4_REWRITE_LEN]> {
     if tos == head[1] {
         return None;
     }

@@ -163,7 +163,183 @@ pub struct Settings {
     pub reserved: u32,
 }
 
+/// Key of the uplink map: an interface that leads to the other nodes.
+///
+/// ```text
+///  0            4
+///  +------------+
+///  | ifindex    |
+///  +------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UplinkKey {
+    /// Interface index in the node's network namespace.
+    pub ifindex: u32,
+}
+
+/// What is done at an uplink.
+///
+/// ```text
+///  0            4            8
+///  +------------+------------+
+///  | local      | flags      |
+///  +------------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UplinkEntry {
+    /// Where outer headers come from, and the only address that they are accepted for.
+    pub local: [u8; 4],
+    /// [`UplinkEntry::DECAPSULATE`].
+    pub flags: u32,
+}
+
+impl UplinkEntry {
+    /// Take outer headers away; without it they are only checked.
+    pub const DECAPSULATE: u32 = 1;
+
+    /// Whether outer headers are taken away here, rather than by a device of the kernel.
+    #[inline(always)]
+    #[must_use]
+    pub fn decapsulates(&self) -> bool {
+        self.flags & Self::DECAPSULATE != 0
+    }
+}
+
+/// Which node serves a range.
+///
+/// ```text
+///  0            4            8
+///  +------------+------------+
+///  | node       | flags      |
+///  +------------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RemoteEntry {
+    /// The node's address on the underlay.
+    pub node: [u8; 4],
+    /// [`RemoteEntry::ENCAPSULATE`], [`RemoteEntry::SINGLE`].
+    pub flags: u32,
+}
+
+impl RemoteEntry {
+    /// Packets to the range are encapsulated.
+    pub const ENCAPSULATE: u32 = 1;
+    /// The range is one address: lent, as a rule, out of a block of another node.
+    pub const SINGLE: u32 = 2;
+
+    /// Whether packets to the range are encapsulated.
+    #[inline(always)]
+    #[must_use]
+    pub fn encapsulates(&self) -> bool {
+        self.flags & Self::ENCAPSULATE != 0
+    }
+
+    /// Whether the range is one address.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.flags & Self::SINGLE != 0
+    }
+}
+
+/// Key of the maps of nodes.
+///
+/// ```text
+///  0            4
+///  +------------+
+///  | address    |
+///  +------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey {
+    /// The node's address on the underlay.
+    pub address: [u8; 4],
+}
+
+/// Another node.
+///
+/// ```text
+///  0            4            8
+///  +------------+------------+
+///  | inner      | flags      |
+///  +------------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerEntry {
+    /// Its own address out of a pool; meaningful with [`PeerEntry::HAS_INNER`].
+    pub inner: [u8; 4],
+    /// [`PeerEntry::HAS_INNER`].
+    pub flags: u32,
+}
+
+impl PeerEntry {
+    /// The node has an address of its own out of a pool.
+    pub const HAS_INNER: u32 = 1;
+
+    /// Whether `address` is the node's own, out of a pool.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_inner(&self, address: [u8; 4]) -> bool {
+        self.flags & Self::HAS_INNER != 0 && self.inner == address
+    }
+}
+
+/// What the way to a node was last said to carry, when nobody else could be told.
+///
+/// ```text
+///  0            4            8            16
+///  +------------+------------+------------+
+///  | mtu_bytes  | reserved   | at_boot_ns |
+///  +------------+------------+------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PathMtu {
+    /// The greatest outer packet.
+    pub mtu_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When that was said, by `CLOCK_BOOTTIME`.
+    pub at_boot_ns: u64,
+}
+
+/// What the outer header of a packet with a tag is like.
+///
+/// ```text
+///  0            4
+///  +------------+
+///  | flags      |
+///  +------------+
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TagEntry {
+    /// [`TagEntry::COPY_DSCP`].
+    pub flags: u32,
+}
+
+impl TagEntry {
+    /// The outer header carries the inner code point, rather than 0.
+    pub const COPY_DSCP: u32 = 1;
+
+    /// Whether the outer header carries the inner code point.
+    #[inline(always)]
+    #[must_use]
+    pub fn copies_dscp(&self) -> bool {
+        self.flags & Self::COPY_DSCP != 0
+    }
+}
+
 const _: () = {
+    assert!(size_of::<UplinkKey>() == 4 && size_of::<PeerKey>() == 4 && size_of::<TagEntry>() == 4);
+    assert!(size_of::<UplinkEntry>() == 4 + 4 && size_of::<PeerEntry>() == 4 + 4);
+    assert!(size_of::<RemoteEntry>() == 4 + 4 && align_of::<RemoteEntry>() == 4);
+    assert!(size_of::<PathMtu>() == 4 + 4 + 8 && align_of::<PathMtu>() == 8);
     assert!(size_of::<EndpointKey>() == 4);
     assert!(size_of::<Endpoint>() == 4 + 16 + 4 && align_of::<Endpoint>() == 4);
     // The value of a trie lies right behind the address: 4 and 16 bytes must be multiples of its alignment.

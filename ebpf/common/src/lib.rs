@@ -1,6 +1,7 @@
 //! What the programs in the kernel and the agent must agree on: keys and values of the maps ([`layout`]),
-//! reasons for a drop ([`DropReason`]), and the verdicts themselves ([`verdict`], [`mark`], [`dscp`]) as plain
-//! functions, so that they are tested on the host and run in the kernel.
+//! reasons for a drop ([`DropReason`]), and the verdicts themselves ([`verdict`], [`mark`], [`dscp`] for pods,
+//! [`to_uplink`], [`from_uplink`], [`path_mtu`] between nodes) as plain functions, so that they are tested on the
+//! host and run in the kernel.
 //!
 //! Deliberately not here: reading a real `sk_buff`, looking maps up and counting (the programs), and creating
 //! or pinning maps (the `bpf` crate).
@@ -14,24 +15,35 @@ extern crate std;
 mod arp;
 mod drop_reason;
 pub mod dscp;
+pub mod from_uplink;
 mod ipv4;
+mod ipv4_header;
 mod ipv6;
 pub mod layout;
 pub mod mark;
 mod nd;
 mod packet;
+pub mod path_mtu;
+mod tables;
+pub mod to_uplink;
 #[cfg(feature = "user")]
 mod user;
 pub mod verdict;
 
 pub use drop_reason::DropReason;
-pub use layout::{Endpoint, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey};
+pub use from_uplink::{FromUplink, check_from_uplink};
+pub use layout::{
+    Endpoint, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry, Settings,
+    TagEntry, TagKey, UplinkEntry, UplinkKey,
+};
 pub use packet::{NEAR_LEN, Packet, SlicePacket};
+pub use tables::Tables;
+pub use to_uplink::{ToUplink, check_to_uplink};
 pub use verdict::{Source, Verdict, check_from_pod};
 
 /// Version of everything in [`layout`] and of the meaning of the maps, part of the pin path. Raised whenever a
 /// newer agent could not use the maps of an older one as they stand.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Names of the maps in the kernel. At most 15 characters: the kernel cuts there.
 pub mod map_name {
@@ -48,6 +60,18 @@ pub mod map_name {
     /// Array of one [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "pw_settings";
 
+    /// Hash, [`TagKey`](crate::TagKey) to [`TagEntry`](crate::TagEntry).
+    pub const TAGS: &str = "pw_tags";
+    /// Hash, [`UplinkKey`](crate::UplinkKey) to [`UplinkEntry`](crate::UplinkEntry).
+    pub const UPLINKS: &str = "pw_uplinks";
+    /// LPM trie, IPv4 prefix to [`RemoteEntry`](crate::RemoteEntry).
+    pub const REMOTE: &str = "pw_remote";
+    /// Hash, [`PeerKey`](crate::PeerKey) to [`PeerEntry`](crate::PeerEntry).
+    pub const PEERS: &str = "pw_peers";
+    /// Hash, [`PeerKey`](crate::PeerKey) to [`PathMtu`](crate::PathMtu).
+    pub const PATH_MTUS: &str = "pw_path_mtus";
+
     /// All of them.
-    pub const ALL: [&str; 6] = [ENDPOINTS, POOLS_V4, POOLS_V6, POOL_STATS, DROPS, SETTINGS];
+    pub const ALL: [&str; 11] =
+        [ENDPOINTS, POOLS_V4, POOLS_V6, POOL_STATS, DROPS, SETTINGS, TAGS, UPLINKS, REMOTE, PEERS, PATH_MTUS];
 }

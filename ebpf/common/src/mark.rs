@@ -19,6 +19,13 @@ pub fn cleared(old: u32, settings: &Settings) -> u32 {
     old & !settings.mark_mask
 }
 
+/// The tag in a mark; 0 if it has none.
+#[inline(always)]
+#[must_use]
+pub fn tag_of(mark: u32, settings: &Settings) -> u32 {
+    (mark & settings.mark_mask & !settings.nat_bit).wrapping_shr(settings.mark_shift)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -64,6 +71,8 @@ mod tests {
         fn the_nat_bit_and_the_tag_can_be_read_back(old: u32, tag in 1u32..=2047, nat: bool) {
             let new = new_mark(old, &DEFAULT, &pool(tag, nat));
             prop_assert_eq!((new & 0x07ff_0000) >> 16, tag);
+            prop_assert_eq!(tag_of(new, &DEFAULT), tag);
+            prop_assert_eq!(tag_of(cleared(new, &DEFAULT), &DEFAULT), 0);
             prop_assert_eq!(new & DEFAULT.nat_bit != 0, nat);
         }
     }

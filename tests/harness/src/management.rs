@@ -117,6 +117,17 @@ impl Management {
         Ok(ManagementLink { ifname, kubeconfig })
     }
 
+    /// Leaves everything standing when this value goes.
+    pub fn leave_running(self) {
+        self.control_plane.leave_running();
+    }
+
+    /// Its network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
     /// Pulls the cable between a node and the API server.
     ///
     /// # Errors

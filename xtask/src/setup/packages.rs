@@ -10,7 +10,7 @@ use crate::logged;
 
 /// `g++` builds bpf-linker; each of the others is called by the demo, a test tier or a benchmark.
 const PACKAGES: &[&str] =
-    &["bpftool", "containernetworking-plugins", "g++", "iproute2", "iputils-ping", "nftables"];
+    &["bpftool", "containernetworking-plugins", "ethtool", "g++", "iproute2", "iputils-ping", "nftables"];
 
 /// What a control plane and the tests around it call.
 const KUBERNETES_PACKAGES: &[&str] = &["etcd-client", "etcd-server", "iperf3", "openssl"];

@@ -33,7 +33,7 @@ fn main() -> Result<()> {
 
 fn measure_all(pin_dir: &Path) -> Result<serde_json::Value> {
     let mut options = OpenOptions::new(pin_dir);
-    options.sizes = MapSizes { max_endpoints: 16, max_pools: 16_384 };
+    options.sizes = MapSizes { max_endpoints: 16, max_pools: 16_384, ..MapSizes::default() };
     let mut bpf = Bpf::open(&options)?;
     let not_ip = [&[0u8; 12][..], &[0x08, 0x06], &[0; 46]].concat();
     let floor = hot_ns(bpf.to_pod_program()?, &not_ip)?;

@@ -1,4 +1,4 @@
-//! Attaching the two programs to an interface, finding them again, and replacing them.
+//! Attaching the two programs of a pod's interface, or the two of an uplink, finding them again, and replacing them.
 //!
 //! With TCX a link per program is pinned under the interface's index. What a pin says is believed only after
 //! the kernel has confirmed that this very link is attached to this interface in this network namespace: a
@@ -65,38 +65,60 @@ pub struct Attachment {
     pub to_pod_ok: bool,
 }
 
-/// Which of the two programs.
+/// What is attached to an uplink, compared with what is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkAttachment {
+    /// `from_uplink` is attached and current.
+    pub from_uplink_ok: bool,
+    /// `to_uplink` is attached and current.
+    pub to_uplink_ok: bool,
+}
+
+/// Which of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Direction {
     /// Ingress of the host's end.
     FromPod,
     /// Egress of the host's end.
     ToPod,
+    /// Ingress of an uplink.
+    FromUplink,
+    /// Egress of an uplink.
+    ToUplink,
 }
 
 impl Direction {
-    pub(crate) const ALL: [Self; 2] = [Self::FromPod, Self::ToPod];
+    pub(crate) const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+
+    /// What is attached to the host's end of a pod's veth pair.
+    pub(crate) const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
+
+    /// What is attached to an uplink. Ingress first: what this node encapsulates is answered encapsulated.
+    pub(crate) const UPLINK: [Self; 2] = [Self::FromUplink, Self::ToUplink];
 
     /// Name of the program in the object and in the kernel.
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+            Self::ToUplink => "to_uplink",
         }
     }
 
     pub(crate) fn attach_type(self) -> TcAttachType {
         match self {
-            Self::FromPod => TcAttachType::Ingress,
-            Self::ToPod => TcAttachType::Egress,
+            Self::FromPod | Self::FromUplink => TcAttachType::Ingress,
+            Self::ToPod | Self::ToUplink => TcAttachType::Egress,
         }
     }
 
     fn side(self) -> TcxSide {
-        match self {
-            Self::FromPod => TcxSide::Ingress,
-            Self::ToPod => TcxSide::Egress,
-        }
+        if self.is_ingress() { TcxSide::Ingress } else { TcxSide::Egress }
+    }
+
+    pub(crate) fn is_ingress(self) -> bool {
+        matches!(self, Self::FromPod | Self::FromUplink)
     }
 }
 
@@ -111,13 +133,13 @@ struct Version {
 /// The loaded programs and where their links are pinned. One per [`Bpf`](crate::Bpf).
 pub(crate) struct Attacher {
     programs: Ebpf,
-    versions: [Version; 2],
+    versions: [Version; 4],
     pins: PinDir,
     use_tcx: bool,
 }
 
 impl Attacher {
-    /// Loads both programs of an object whose maps exist, and resolves [`AttachMode::Auto`].
+    /// Loads all programs of an object whose maps exist, and resolves [`AttachMode::Auto`].
     pub(crate) fn load(mut programs: Ebpf, pins: PinDir, mode: AttachMode) -> Result<Self, BpfError> {
         let mut load = |direction: Direction| {
             let program = program_mut(&mut programs, direction)?;
@@ -125,7 +147,8 @@ impl Attacher {
             let info = program.info().kernel(|| format!("reading program {}", direction.program()))?;
             version_of(&info)
         };
-        let versions = [load(Direction::FromPod)?, load(Direction::ToPod)?];
+        let [from_pod, to_pod, from_uplink, to_uplink] = Direction::ALL;
+        let versions = [load(from_pod)?, load(to_pod)?, load(from_uplink)?, load(to_uplink)?];
         let use_tcx = match mode {
             AttachMode::Tcx => true,
             AttachMode::Clsact => false,
@@ -145,9 +168,13 @@ impl Attacher {
         program.try_into().kernel(|| format!("opening program {}", direction.program()))
     }
 
-    pub(crate) fn attach(&mut self, ifindex: u32) -> Result<AttachOutcome, BpfError> {
+    pub(crate) fn attach(
+        &mut self,
+        ifindex: u32,
+        directions: [Direction; 2],
+    ) -> Result<AttachOutcome, BpfError> {
         let mut outcome = AttachOutcome::Unchanged;
-        for direction in Direction::ALL {
+        for direction in directions {
             let one = if self.use_tcx {
                 self.attach_tcx(ifindex, direction)?
             } else {
@@ -200,8 +227,8 @@ impl Attacher {
         Ok(if found.is_some() { AttachOutcome::Replaced } else { AttachOutcome::Attached })
     }
 
-    pub(crate) fn detach(&self, ifindex: u32) -> Result<(), BpfError> {
-        for direction in Direction::ALL {
+    pub(crate) fn detach(&self, ifindex: u32, directions: [Direction; 2]) -> Result<(), BpfError> {
+        for direction in directions {
             if self.use_tcx {
                 remove_link(&self.pins.link(ifindex, direction))?;
             } else {
@@ -212,34 +239,53 @@ impl Attacher {
     }
 
     pub(crate) fn fetch_attachments(&self) -> Result<Vec<Attachment>, BpfError> {
+        let found = self.fetch_ok(Direction::POD)?.into_iter();
+        Ok(found
+            .map(|(ifindex, [from_pod_ok, to_pod_ok])| Attachment { ifindex, from_pod_ok, to_pod_ok })
+            .collect())
+    }
+
+    pub(crate) fn fetch_uplinks(&self) -> Result<BTreeMap<u32, UplinkAttachment>, BpfError> {
+        let found = self.fetch_ok(Direction::UPLINK)?.into_iter();
+        Ok(found
+            .map(|(ifindex, [from_uplink_ok, to_uplink_ok])| {
+                (ifindex, UplinkAttachment { from_uplink_ok, to_uplink_ok })
+            })
+            .collect())
+    }
+
+    /// Of each interface that has either program: which of them is attached and current.
+    fn fetch_ok(&self, directions: [Direction; 2]) -> Result<BTreeMap<u32, [bool; 2]>, BpfError> {
         let mut found: BTreeMap<u32, [bool; 2]> = BTreeMap::new();
         let mut known = HashMap::new();
+        let place = |direction| directions.iter().position(|one| *one == direction);
+        let mut note = |ifindex, at, ok| {
+            if let Some(slot) = found.entry(ifindex).or_default().get_mut(at) {
+                *slot = ok;
+            }
+        };
         if self.use_tcx {
             for pin in self.pins.list_links()? {
+                let Some(at) = place(pin.direction) else { continue };
                 let ok = match find_link(&self.pins, pin.ifindex, pin.direction)? {
                     Found::Attached { program_id } => {
                         self.is_current_cached(pin.direction, program_id, &mut known)?
                     }
                     Found::Stale | Found::Nothing => false,
                 };
-                found.entry(pin.ifindex).or_default()[pin.direction as usize] = ok;
+                note(pin.ifindex, at, ok);
             }
         } else {
             for ifindex in clsact::list_interfaces()? {
-                for direction in Direction::ALL {
+                for (at, direction) in directions.into_iter().enumerate() {
                     if let Some(program_id) = clsact::find_filter(ifindex, direction)? {
                         let ok = self.is_current_cached(direction, program_id, &mut known)?;
-                        found.entry(ifindex).or_default()[direction as usize] = ok;
+                        note(ifindex, at, ok);
                     }
                 }
             }
         }
-        let attachments = found.into_iter().map(|(ifindex, [from_pod_ok, to_pod_ok])| Attachment {
-            ifindex,
-            from_pod_ok,
-            to_pod_ok,
-        });
-        Ok(attachments.collect())
+        Ok(found)
     }
 
     /// Removes the pins of links whose device no longer exists anywhere; returns the indices.
@@ -297,10 +343,8 @@ fn attach_new_tcx(
     let mut attempt = 1;
     loop {
         // First in line on ingress: a program before ours could accept a packet that ours would drop.
-        let order = match direction {
-            Direction::FromPod => LinkOrder::first(),
-            Direction::ToPod => LinkOrder::last(),
-        };
+        // Last on egress: those before ours see packets as they will be without an outer header.
+        let order = if direction.is_ingress() { LinkOrder::first() } else { LinkOrder::last() };
         let options = TcAttachOptions::TcxOrder(order);
         match program.attach_with_options(interface, direction.attach_type(), options) {
             Err(ProgramError::SyscallError(error))

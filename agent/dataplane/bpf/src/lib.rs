@@ -14,27 +14,32 @@ mod attach;
 mod clsact;
 mod error;
 mod maps;
+mod netlink;
 mod pins;
 #[expect(unsafe_code, reason = "bpf(2) has no safe binding for what is needed there")]
 mod sys;
 mod unload;
+mod uplink_maps;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 use model::{Cidr, MarkLayout, TagId};
 
-pub use attach::{AttachMode, AttachOutcome, Attachment};
+pub use attach::{AttachMode, AttachOutcome, Attachment, UplinkAttachment};
 pub use ebpf_common::{DropReason, PoolCounters, SCHEMA_VERSION, map_name};
 pub use error::BpfError;
 pub use maps::{Endpoint, MapSizes, PoolRule};
+pub use uplink_maps::{PathMtu, PeerRule, RemoteRange, UplinkRule};
 
 use crate::attach::{Attacher, Direction};
 use crate::error::Context;
 use crate::maps::Maps;
 use crate::pins::PinDir;
+use crate::uplink_maps::UplinkMaps;
 
 /// The object with all programs, as the build script left it; empty if it was told to build none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/poolward-ebpf"));
@@ -54,14 +59,13 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// The directory given, the default mark layout, room for 1,024 pods and 1,024 prefixes per family, TCX
-    /// where the kernel has it.
+    /// The directory given, the default mark layout, the default sizes, TCX where the kernel has it.
     #[must_use]
     pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
         Self {
             pin_dir: pin_dir.into(),
             mark_layout: MarkLayout::DEFAULT,
-            sizes: MapSizes { max_endpoints: 1024, max_pools: 1024 },
+            sizes: MapSizes::default(),
             attach_mode: AttachMode::Auto,
         }
     }
@@ -74,7 +78,25 @@ impl OpenOptions {
 pub struct Bpf {
     attacher: Attacher,
     maps: Maps,
+    uplink_maps: UplinkMaps,
     mark_layout: MarkLayout,
+}
+
+/// An uplink, as found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkState {
+    /// What is done there; without it nothing is decapsulated, and what must be encapsulated is dropped.
+    pub rule: Option<UplinkRule>,
+    /// What is attached.
+    pub attached: UplinkAttachment,
+}
+
+impl UplinkState {
+    /// Whether there is a rule and both programs are attached and current.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.rule.is_some() && self.attached.from_uplink_ok && self.attached.to_uplink_ok
+    }
 }
 
 impl std::fmt::Debug for Bpf {
@@ -107,13 +129,14 @@ impl Bpf {
             .load(OBJECT)
             .kernel(|| format!("creating or opening the maps in {}", options.pin_dir.display()))?;
         let mut maps = Maps::take(&mut programs, options.sizes)?;
+        let uplink_maps = UplinkMaps::take(&mut programs, options.sizes)?;
         // Programs that run already keep the layout they have: it changes together with what depends on it, by
         // [`Bpf::set_mark_layout`].
         if maps.settings_are_new()? {
             maps.set_settings(options.mark_layout)?;
         }
         let attacher = Attacher::load(programs, pins, options.attach_mode)?;
-        Ok(Self { attacher, maps, mark_layout: options.mark_layout })
+        Ok(Self { attacher, maps, uplink_maps, mark_layout: options.mark_layout })
     }
 
     /// Attaches both programs to the host's end of a pod's veth pair, adopting or replacing what is there.
@@ -124,7 +147,7 @@ impl Bpf {
     /// # Errors
     /// [`BpfError::NoInterface`], or what the kernel said.
     pub fn attach(&mut self, ifindex: u32) -> Result<AttachOutcome, BpfError> {
-        self.attacher.attach(ifindex)
+        self.attacher.attach(ifindex, Direction::POD)
     }
 
     /// Detaches both programs at once; fine if they or the interface are not there. The endpoint stays.
@@ -132,7 +155,7 @@ impl Bpf {
     /// # Errors
     /// What the kernel said.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        self.attacher.detach(ifindex)
+        self.attacher.detach(ifindex, Direction::POD)
     }
 
     /// What is attached, by interface index: with TCX every interface that has a pin, with clsact every
@@ -150,24 +173,27 @@ impl Bpf {
         self.attacher.uses_tcx()
     }
 
-    /// Forgets an interface that was deleted: its pins and its endpoint. Indices are not reused soon, but they
+    /// Forgets an interface that was deleted: its pins, its endpoint, its rule as an uplink. Indices are not reused soon, but they
     /// are: what is left behind would be another pod's.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn interface_gone(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        self.attacher.detach(ifindex)?;
+        self.attacher.detach(ifindex, Direction::POD)?;
+        self.attacher.detach(ifindex, Direction::UPLINK)?;
+        self.uplink_maps.remove_uplink(ifindex)?;
         self.maps.remove_endpoint(ifindex).map(|_| ())
     }
 
     /// Does [`Bpf::interface_gone`] for every interface that vanished unseen: pins whose device exists nowhere
-    /// any more, and endpoints whose interface is not in this network namespace. Returns the indices.
+    /// any more, and endpoints and uplink rules whose interface is not in this network namespace. Returns the indices.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn remove_gone(&mut self) -> Result<Vec<u32>, BpfError> {
         let mut gone = self.attacher.remove_gone()?;
-        for ifindex in self.maps.fetch_endpoints()?.into_keys() {
+        let uplinks = self.uplink_maps.fetch_uplinks()?.into_keys();
+        for ifindex in self.maps.fetch_endpoints()?.into_keys().chain(uplinks) {
             match attach::interface_name(ifindex, "looking for gone interfaces") {
                 Err(BpfError::NoInterface { .. }) => gone.push(ifindex),
                 other => drop(other?),
@@ -179,6 +205,116 @@ impl Bpf {
             self.interface_gone(*ifindex)?;
         }
         Ok(gone)
+    }
+
+    /// Attaches `from_uplink` and `to_uplink` to an interface that leads to other nodes, adopting or replacing what is
+    /// there. Write the rule ([`Bpf::set_uplink`]), the peers and the ranges first: without a rule what must be
+    /// encapsulated is dropped.
+    ///
+    /// # Errors
+    /// [`BpfError::NoInterface`], [`BpfError::NotEthernet`], or what the kernel said.
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<AttachOutcome, BpfError> {
+        netlink::require_ethernet(ifindex, "attaching programs to an uplink")?;
+        self.attacher.attach(ifindex, Direction::UPLINK)
+    }
+
+    /// Detaches both programs from an uplink at once, and removes its rule afterwards; fine if they or the interface
+    /// are not there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn detach_uplink(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        self.attacher.detach(ifindex, Direction::UPLINK)?;
+        self.uplink_maps.remove_uplink(ifindex).map(drop)
+    }
+
+    /// Says what is done at an uplink, from the next packet on.
+    ///
+    /// # Errors
+    /// [`BpfError::MapFull`], or what the kernel said.
+    pub fn set_uplink(&mut self, ifindex: u32, rule: UplinkRule) -> Result<(), BpfError> {
+        self.uplink_maps.set_uplink(ifindex, rule)
+    }
+
+    /// Every interface that has an uplink rule or a program of an uplink.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn uplinks(&self) -> Result<BTreeMap<u32, UplinkState>, BpfError> {
+        let mut found: BTreeMap<u32, UplinkState> = BTreeMap::new();
+        for (ifindex, attached) in self.attacher.fetch_uplinks()? {
+            found.entry(ifindex).or_default().attached = attached;
+        }
+        for (ifindex, rule) in self.uplink_maps.fetch_uplinks()? {
+            found.entry(ifindex).or_default().rule = Some(rule);
+        }
+        Ok(found)
+    }
+
+    /// Says which node serves a range of IPv4 addresses and whether packets there are encapsulated; the longest range
+    /// wins. Write it before the route, remove it after the route.
+    ///
+    /// # Errors
+    /// [`BpfError::NotIpv4`], [`BpfError::MapFull`], or what the kernel said.
+    pub fn set_remote_range(&mut self, cidr: Cidr, range: RemoteRange) -> Result<(), BpfError> {
+        self.uplink_maps.set_range(cidr, range)
+    }
+
+    /// Removes a range; says whether it was there.
+    ///
+    /// # Errors
+    /// [`BpfError::NotIpv4`], or what the kernel said.
+    pub fn remove_remote_range(&mut self, cidr: Cidr) -> Result<bool, BpfError> {
+        self.uplink_maps.remove_range(cidr)
+    }
+
+    /// All ranges.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn remote_ranges(&self) -> Result<BTreeMap<Cidr, RemoteRange>, BpfError> {
+        self.uplink_maps.fetch_ranges()
+    }
+
+    /// Accepts encapsulated packets from a node, by its address on the underlay.
+    ///
+    /// # Errors
+    /// [`BpfError::MapFull`], or what the kernel said.
+    pub fn set_peer(&mut self, node: Ipv4Addr, rule: PeerRule) -> Result<(), BpfError> {
+        self.uplink_maps.set_peer(node, rule)
+    }
+
+    /// Accepts nothing from a node any more, and forgets what its path carries; says whether it was there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn remove_peer(&mut self, node: Ipv4Addr) -> Result<bool, BpfError> {
+        self.uplink_maps.remove_peer(node)
+    }
+
+    /// All nodes that encapsulated packets are accepted from.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn peers(&self) -> Result<BTreeMap<Ipv4Addr, PeerRule>, BpfError> {
+        self.uplink_maps.fetch_peers()
+    }
+
+    /// What the ways to nodes were said to carry by routers whose message could not be passed on to the sender:
+    /// routes to these nodes need a lower MTU.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, BpfError> {
+        self.uplink_maps.fetch_path_mtus()
+    }
+
+    /// Forgets what the way to a node carries; says whether anything was known.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn remove_path_mtu(&mut self, node: Ipv4Addr) -> Result<bool, BpfError> {
+        self.uplink_maps.remove_path_mtu(node)
     }
 
     /// Lets an interface send from these addresses and no others.
@@ -312,5 +448,21 @@ impl Bpf {
     /// None in practice: an open `Bpf` has it.
     pub fn to_pod_program(&self) -> Result<&SchedClassifier, BpfError> {
         self.attacher.program(Direction::ToPod)
+    }
+
+    /// `from_uplink`, for test runs.
+    ///
+    /// # Errors
+    /// None in practice: an open `Bpf` has it.
+    pub fn from_uplink_program(&self) -> Result<&SchedClassifier, BpfError> {
+        self.attacher.program(Direction::FromUplink)
+    }
+
+    /// `to_uplink`, for test runs.
+    ///
+    /// # Errors
+    /// None in practice: an open `Bpf` has it.
+    pub fn to_uplink_program(&self) -> Result<&SchedClassifier, BpfError> {
+        self.attacher.program(Direction::ToUplink)
     }
 }

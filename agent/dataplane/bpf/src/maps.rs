@@ -10,7 +10,10 @@ use aya::maps::{
     PerCpuValues,
 };
 use ebpf_common::layout;
-use ebpf_common::{DropReason, EndpointKey, PoolCounters, PoolEntry, Settings, TagKey, map_name};
+use ebpf_common::{
+    DropReason, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry, Settings,
+    TagEntry, TagKey, UplinkEntry, UplinkKey, map_name,
+};
 use model::{Cidr, Dscp, MarkLayout, TagId};
 
 use crate::error::{BpfError, Context};
@@ -43,7 +46,21 @@ pub struct MapSizes {
     pub max_endpoints: u32,
     /// Prefixes of pools per family, and tags with counters.
     pub max_pools: u32,
+    /// Ranges that other nodes serve, and those of this node. Only what is used takes memory.
+    pub max_remote_ranges: u32,
+    /// Other nodes. Only what is used takes memory.
+    pub max_peers: u32,
 }
+
+impl Default for MapSizes {
+    /// Room for 1,024 pods, 1,024 prefixes of pools, 65,536 ranges and 8,192 nodes.
+    fn default() -> Self {
+        Self { max_endpoints: 1024, max_pools: 1024, max_remote_ranges: 65_536, max_peers: 8_192 }
+    }
+}
+
+/// Interfaces towards other nodes. As in the object.
+pub(crate) const MAX_UPLINKS: u32 = 64;
 
 /// All maps, open.
 pub(crate) struct Maps {
@@ -54,6 +71,7 @@ pub(crate) struct Maps {
     stats: PerCpuHashMap<MapData, TagKey, PoolCounters>,
     drops: PerCpuArray<MapData, u64>,
     settings: Array<MapData, Settings>,
+    tags: HashMap<MapData, TagKey, TagEntry>,
 }
 
 /// What a map must be like to be used.
@@ -65,7 +83,7 @@ struct Shape {
     max_entries: u32,
 }
 
-fn shapes(sizes: MapSizes) -> [Shape; 6] {
+fn shapes(sizes: MapSizes) -> [Shape; 11] {
     let shape = |name, kind, key_size, value_size, max_entries| Shape {
         name,
         kind,
@@ -93,16 +111,37 @@ fn shapes(sizes: MapSizes) -> [Shape; 6] {
         ),
         shape(map_name::DROPS, MapType::PerCpuArray, 4, size_of::<u64>(), DropReason::COUNT),
         shape(map_name::SETTINGS, MapType::Array, 4, size_of::<Settings>(), 1),
+        shape(map_name::TAGS, MapType::Hash, size_of::<TagKey>(), size_of::<TagEntry>(), sizes.max_pools),
+        shape(
+            map_name::UPLINKS,
+            MapType::Hash,
+            size_of::<UplinkKey>(),
+            size_of::<UplinkEntry>(),
+            MAX_UPLINKS,
+        ),
+        shape(map_name::REMOTE, MapType::LpmTrie, 4 + 4, size_of::<RemoteEntry>(), sizes.max_remote_ranges),
+        shape(map_name::PEERS, MapType::Hash, size_of::<PeerKey>(), size_of::<PeerEntry>(), sizes.max_peers),
+        shape(
+            map_name::PATH_MTUS,
+            MapType::Hash,
+            size_of::<PeerKey>(),
+            size_of::<PathMtu>(),
+            sizes.max_peers,
+        ),
     ]
 }
 
 /// The maps whose size is configured, with that size.
-pub(crate) fn configured_sizes(sizes: MapSizes) -> [(&'static str, u32); 4] {
+pub(crate) fn configured_sizes(sizes: MapSizes) -> [(&'static str, u32); 8] {
     [
         (map_name::ENDPOINTS, sizes.max_endpoints),
         (map_name::POOLS_V4, sizes.max_pools),
         (map_name::POOLS_V6, sizes.max_pools),
         (map_name::POOL_STATS, sizes.max_pools),
+        (map_name::TAGS, sizes.max_pools),
+        (map_name::REMOTE, sizes.max_remote_ranges),
+        (map_name::PEERS, sizes.max_peers),
+        (map_name::PATH_MTUS, sizes.max_peers),
     ]
 }
 
@@ -130,7 +169,10 @@ pub(crate) fn check_pinned(pins: &PinDir, sizes: MapSizes) -> Result<(), BpfErro
     Ok(())
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static str) -> Result<T, BpfError> {
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, BpfError> {
     let map = programs.take_map(name).ok_or("not in the object").kernel(|| format!("opening map {name}"))?;
     T::try_from(map).kernel(|| format!("opening map {name}"))
 }
@@ -146,6 +188,7 @@ impl Maps {
             stats: take(programs, map_name::POOL_STATS)?,
             drops: take(programs, map_name::DROPS)?,
             settings: take(programs, map_name::SETTINGS)?,
+            tags: take(programs, map_name::TAGS)?,
         })
     }
 
@@ -176,6 +219,9 @@ impl Maps {
             }
             self.reset_counters(key)?;
         }
+        self.tags.insert(key, tag_entry(rule), 0).or_else(|error| {
+            refused(error, map_name::TAGS, self.sizes.max_pools, &format!("tag {}", rule.tag))
+        })?;
         let entry = pool_entry(rule);
         let prefix_len = u32::from(cidr.prefix_len());
         let (name, result) = match cidr.network() {
@@ -250,6 +296,7 @@ impl Maps {
             self.reset_counters(key)?;
             return Ok(true);
         }
+        was_there(self.tags.remove(&key)).kernel(|| format!("removing the rule of tag {tag}"))?;
         was_there(self.stats.remove(&key)).kernel(|| format!("removing the counters of tag {tag}"))
     }
 
@@ -277,7 +324,7 @@ impl Maps {
 }
 
 /// Turns "no room" into its own error.
-fn refused(
+pub(crate) fn refused(
     error: MapError,
     name: &'static str,
     max_entries: u32,
@@ -296,7 +343,7 @@ fn refused(
 }
 
 /// Whether a removal found something.
-fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
+pub(crate) fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
     match removed {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(false),
@@ -346,6 +393,11 @@ fn pool_entry(rule: PoolRule) -> PoolEntry {
         dscp: rule.dscp.map_or(0, Dscp::get),
         reserved: [0; 2],
     }
+}
+
+/// A pool that gives its packets a code point gives it to their outer headers too.
+fn tag_entry(rule: PoolRule) -> TagEntry {
+    TagEntry { flags: if rule.dscp.is_some() { TagEntry::COPY_DSCP } else { 0 } }
 }
 
 fn pool_rule(entry: PoolEntry) -> Option<PoolRule> {

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! <pin_dir>/                  such as /sys/fs/bpf/poolward
-//!   v1/                       SCHEMA_VERSION
+//!   v2/                       SCHEMA_VERSION
 //!     pw_endpoints …          the maps, by name
 //!     links/
 //!       17-from_pod           TCX links, by interface index and program
 //!       17-to_pod
+//!       2-from_uplink
+//!       2-to_uplink
 //! ```
 
 use std::fs;
@@ -127,6 +129,8 @@ mod tests {
         };
         check("17-from_pod", Some((17, Direction::FromPod)));
         check("4294967295-to_pod", Some((u32::MAX, Direction::ToPod)));
+        check("2-from_uplink", Some((2, Direction::FromUplink)));
+        check("2-to_uplink", Some((2, Direction::ToUplink)));
         for foreign in ["17", "17-", "from_pod", "-from_pod", "17-other", "4294967296-to_pod", "x-to_pod"] {
             check(foreign, None);
         }

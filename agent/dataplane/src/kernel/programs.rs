@@ -7,6 +7,7 @@
 //! change both run: what they do is idempotent, but a packet then counts twice.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,8 +15,8 @@ use bpf::{AttachMode, Attachment, Bpf, BpfError, MapSizes, OpenOptions, PoolCoun
 use model::{Cidr, MarkLayout, TagId};
 
 use super::KernelError;
-use crate::dataplane::Settings;
-use crate::object::{Endpoint, PoolEntry, Programs};
+use crate::object::{Endpoint, PoolEntry, Programs, RemoteRule, UplinkRule};
+use crate::settings::Settings;
 
 /// The programs of this node. One per dataplane; what it pins outlives it.
 pub(crate) struct ProgramStore {
@@ -35,7 +36,11 @@ impl ProgramStore {
     pub(crate) fn open(settings: &Settings) -> Result<Self, KernelError> {
         let options = OpenOptions {
             mark_layout: settings.marks,
-            sizes: MapSizes { max_endpoints: settings.max_pods, max_pools: settings.max_pools },
+            sizes: MapSizes {
+                max_endpoints: settings.max_pods,
+                max_pools: settings.max_pools,
+                ..MapSizes::default()
+            },
             attach_mode: settings.attach_mode,
             ..OpenOptions::new(settings.pin_dir.clone())
         };
@@ -127,6 +132,38 @@ impl ProgramStore {
         self.bpf().set_mark_layout(layout).map_err(|e| explain("set the mark layout".into(), e))
     }
 
+    pub(super) fn set_remote_range(&self, cidr: Cidr, _rule: RemoteRule) -> Result<(), KernelError> {
+        Err(no_overlay(format!("set range {cidr}")))
+    }
+
+    pub(super) fn remove_remote_range(&self, cidr: Cidr) -> Result<(), KernelError> {
+        Err(no_overlay(format!("remove range {cidr}")))
+    }
+
+    pub(super) fn set_peer(&self, address: Ipv4Addr, _inner: Option<Ipv4Addr>) -> Result<(), KernelError> {
+        Err(no_overlay(format!("set node {address}")))
+    }
+
+    pub(super) fn remove_peer(&self, address: Ipv4Addr) -> Result<(), KernelError> {
+        Err(no_overlay(format!("remove node {address}")))
+    }
+
+    pub(super) fn set_uplink(&self, ifindex: u32, _rule: UplinkRule) -> Result<(), KernelError> {
+        Err(no_overlay(format!("set uplink {ifindex}")))
+    }
+
+    pub(super) fn attach_uplink(&self, ifindex: u32) -> Result<(), KernelError> {
+        Err(no_overlay(format!("attach the programs to uplink {ifindex}")))
+    }
+
+    pub(super) fn detach_uplink(&self, ifindex: u32) -> Result<(), KernelError> {
+        Err(no_overlay(format!("detach the programs from uplink {ifindex}")))
+    }
+
+    pub(super) fn decapsulates_well(&self) -> bool {
+        false
+    }
+
     pub(super) fn fetch(&self) -> Result<Programs, KernelError> {
         let bpf = self.bpf();
         let other = self.other();
@@ -146,6 +183,9 @@ impl ProgramStore {
                 attached: lasting.iter().chain(&elsewise).filter(current).map(|a| a.ifindex).collect(),
                 pinned: lasting.iter().chain(&elsewise).map(|a| a.ifindex).collect(),
                 unsettled: elsewise.iter().map(|a| a.ifindex).collect(),
+                remote_ranges: BTreeMap::new(),
+                peers: BTreeMap::new(),
+                uplinks: BTreeMap::new(),
             })
         };
         read().map_err(|e| explain("read the programs' maps and attachments".into(), e))
@@ -164,6 +204,10 @@ impl ProgramStore {
         Bpf::unload_all(&self.pin_dir)
             .map_err(|e| explain(format!("remove the eBPF programs in {}", self.pin_dir.display()), e))
     }
+}
+
+fn no_overlay(operation: String) -> KernelError {
+    KernelError::other(operation, "these programs do not encapsulate")
 }
 
 /// An interface that is gone is what its deletion leads to; the rest is nothing that a caller acts on.

@@ -1,0 +1,322 @@
+//! What it costs to carry a pod's packets from one node to another: by routing alone, by our programs with the tag and
+//! the outer header, and by a vxlan device of the kernel. Prints JSON.
+//!
+//! Each way has two node namespaces joined by a veth pair and a pod on either; everything runs on one CPU, so that
+//! what is measured is work and not who happens to run where. The ways take turns, round by round.
+//!
+//! * `tcp_bytes_per_s`: one TCP connection, segmentation left to the last device.
+//! * `tcp_mtu_bytes_per_s`: the same with segmentation and aggregation switched off: every packet is MTU-sized.
+//! * `tcp_rr_per_s`: requests and responses of one byte, one after the other.
+//!
+//! Needs root, iproute2, ethtool and a bpffs. Its namespaces and pins are removed at the end.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use harness::{NetNs, Run};
+use model::TagId;
+use poolward_bpf::{Bpf, Endpoint, OpenOptions, PeerRule, PoolRule, RemoteRange, UplinkRule};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::{Map, Value, json};
+
+const NAME: &str = "pwn2n";
+const ROUNDS: usize = 5;
+const WARM_UP: Duration = Duration::from_millis(300);
+const MEASURED: Duration = Duration::from_millis(1500);
+const LIMIT: Duration = Duration::from_secs(10);
+const BUFFER_BYTES: usize = 128 << 10;
+const UPLINK_MTU: u32 = 1500;
+
+/// How packets get from node to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By routes and nothing else.
+    Routing,
+    /// Tagged, guarded and encapsulated by our programs.
+    Ipip,
+    /// By a vxlan device, as flannel sets it up.
+    Vxlan,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Routing, Self::Ipip, Self::Vxlan];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Routing => "routing",
+            Self::Ipip => "ipip",
+            Self::Vxlan => "vxlan",
+        }
+    }
+
+    /// What a pod's packets may be long.
+    fn mtu(self) -> u32 {
+        match self {
+            Self::Routing => UPLINK_MTU,
+            Self::Ipip => UPLINK_MTU - 20,
+            Self::Vxlan => UPLINK_MTU - 50,
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let cpu = pin_to_one_cpu()?;
+    let pin_dirs = [1, 2].map(|n| PathBuf::from(format!("/sys/fs/bpf/{NAME}-{}-{n}", std::process::id())));
+    let measured = measure_all(&pin_dirs);
+    for dir in &pin_dirs {
+        Bpf::unload_all(dir).context("removing the pins")?;
+    }
+    let mut document = measured?;
+    document.insert("cpu".to_owned(), Value::from(cpu));
+    println!("{}", serde_json::to_string_pretty(&document)?);
+    Ok(())
+}
+
+/// Threads made later inherit it, and packets are worked on where they were sent.
+fn pin_to_one_cpu() -> Result<usize> {
+    let allowed = sched_getaffinity(None).context("reading the CPUs")?;
+    // The last one: the first has most interrupts.
+    let cpu = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).context("no CPU")?;
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one).context("pinning to one CPU")?;
+    Ok(cpu)
+}
+
+fn measure_all(pin_dirs: &[PathBuf; 2]) -> Result<Map<String, Value>> {
+    let paths = Way::ALL.into_iter().map(|way| Track::new(way, pin_dirs)).collect::<Result<Vec<_>>>()?;
+    let mut document = Map::new();
+    let mut record = |what: &str, measure: &dyn Fn(&Track) -> Result<f64>| -> Result<()> {
+        let mut samples = vec![Vec::new(); paths.len()];
+        for round in 0..ROUNDS {
+            for step in 0..paths.len() {
+                // Who comes first alternates.
+                let at = (round + step) % paths.len();
+                let path = &paths[at];
+                let value = measure(path).with_context(|| format!("{what} by {}", path.way.name()))?;
+                samples[at].push(value);
+            }
+        }
+        for (path, samples) in paths.iter().zip(samples) {
+            let rounded: Vec<f64> = samples.iter().map(|value| value.round()).collect();
+            document.insert(
+                format!("{}_{what}", path.way.name()),
+                json!({ "median": median(samples).round(), "samples": rounded }),
+            );
+        }
+        Ok(())
+    };
+    record("tcp_bytes_per_s", &Track::stream)?;
+    record("tcp_rr_per_s", &Track::requests)?;
+    for path in &paths {
+        path.switch_off_segmentation()?;
+    }
+    record("tcp_mtu_bytes_per_s", &Track::stream)?;
+    Ok(document)
+}
+
+/// Two nodes with a pod each, joined in one way.
+struct Track {
+    way: Way,
+    nodes: [NetNs; 2],
+    pods: [NetNs; 2],
+    /// Open as long as it runs.
+    _programs: Vec<Bpf>,
+}
+
+fn node_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, number)
+}
+
+fn pod_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, number, 2)
+}
+
+impl Track {
+    fn new(way: Way, pin_dirs: &[PathBuf; 2]) -> Result<Self> {
+        let netns = |what: &str| NetNs::unique(&format!("{NAME}-{}-{what}", way.name()));
+        let nodes = [netns("node")?, netns("node")?];
+        let pods = [netns("pod")?, netns("pod")?];
+        nodes[0].ip(&format!("link add up0 type veth peer name up0 netns {}", nodes[1].name()))?;
+        let mut path = Self { way, nodes, pods, _programs: Vec::new() };
+        for (at, number) in [(0, 1), (1, 2)] {
+            path.set_up_node(at, number)?;
+        }
+        for (at, number, other) in [(0, 1, 2), (1, 2, 1)] {
+            let programs = path.join_to(at, number, other, &pin_dirs[at])?;
+            path._programs.extend(programs);
+        }
+        Ok(path)
+    }
+
+    fn set_up_node(&self, at: usize, number: u8) -> Result<()> {
+        let (node, pod) = (&self.nodes[at], &self.pods[at]);
+        let (address, mtu) = (pod_address(number), self.way.mtu());
+        node.ip(&format!(
+            "link add host0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
+            pod.name()
+        ))?;
+        let mac = node.link("host0")?.mac.map(|byte| format!("{byte:02x}")).join(":");
+        node.ip_batch(&format!(
+            "link set up0 mtu {UPLINK_MTU} up\naddr add {}/24 dev up0\nlink set host0 up\n\
+             route add {address} dev host0\n",
+            node_address(number)
+        ))?;
+        pod.ip_batch(&format!(
+            "link set eth0 up\naddr add {address}/32 dev eth0\nroute add 169.254.1.1 dev eth0\n\
+             neigh add 169.254.1.1 lladdr {mac} dev eth0\nroute add default via 169.254.1.1\n"
+        ))?;
+        node.set_sysctl("ipv4/ip_forward", "1")
+    }
+
+    /// Routes to the other node's pods, and what carries them.
+    fn join_to(&self, at: usize, number: u8, other: u8, pin_dir: &Path) -> Result<Option<Bpf>> {
+        let node = &self.nodes[at];
+        let block = format!("10.244.{other}.0/24");
+        let via = node_address(other);
+        match self.way {
+            Way::Routing => node.ip(&format!("route add {block} via {via} dev up0"))?,
+            Way::Ipip => {
+                let programs = self.attach(at, number, other, pin_dir)?;
+                node.ip(&format!("route add {block} via {via} dev up0 mtu {}", self.way.mtu()))?;
+                return Ok(Some(programs));
+            }
+            Way::Vxlan => {
+                let mac = |number: u8| format!("02:00:00:00:01:{number:02x}");
+                node.ip_batch(&format!(
+                    "link add vx0 address {} mtu {} type vxlan id 1 local {} dev up0 dstport 4789 nolearning\n\
+                     link set vx0 up\naddr add 10.244.{number}.0/32 dev vx0\n\
+                     neigh add 10.244.{other}.0 lladdr {} dev vx0\n\
+                     route add {block} via 10.244.{other}.0 dev vx0 onlink\n",
+                    mac(number),
+                    self.way.mtu(),
+                    node_address(number),
+                    mac(other),
+                ))?;
+                let fdb = ["fdb", "append", &mac(other), "dev", "vx0", "dst", &via.to_string()];
+                Run::new("bridge").args(fdb).ok_in(node)?
+            }
+        };
+        Ok(None)
+    }
+
+    /// All that a node of ours has: programs at the pod and at the uplink.
+    fn attach(&self, at: usize, number: u8, other: u8, pin_dir: &Path) -> Result<Bpf> {
+        let node = &self.nodes[at];
+        let mut bpf = Bpf::open(&OpenOptions::new(pin_dir))?;
+        let tag = TagId::new(7).context("a tag")?;
+        bpf.set_pool("10.244.0.0/16".parse()?, PoolRule { tag, nat_outgoing: true, dscp: None })?;
+        let (host, uplink) = (node.link("host0")?.index, node.link("up0")?.index);
+        bpf.set_endpoint(host, Endpoint { ipv4: Some(pod_address(number)), ipv6: None })?;
+        bpf.set_uplink(uplink, UplinkRule { local: node_address(number), decapsulate: true })?;
+        bpf.set_peer(node_address(other), PeerRule { inner: Some(Ipv4Addr::new(10, 244, other, 1)) })?;
+        for (served, encapsulate) in [(number, false), (other, true)] {
+            let range = RemoteRange { node: node_address(served), encapsulate };
+            bpf.set_remote_range(format!("10.244.{served}.0/24").parse()?, range)?;
+        }
+        node.run(|| -> Result<()> {
+            bpf.attach(host)?;
+            bpf.attach_uplink(uplink)?;
+            Ok(())
+        })??;
+        Ok(bpf)
+    }
+
+    fn switch_off_segmentation(&self) -> Result<()> {
+        let off = |netns: &NetNs, name: &str| {
+            let args = ["-K", name, "tso", "off", "gso", "off", "gro", "off"];
+            Run::new("ethtool").args(args).ok_in(netns).map(drop)
+        };
+        for (node, pod) in self.nodes.iter().zip(&self.pods) {
+            off(pod, "eth0")?;
+            off(node, "host0")?;
+            off(node, "up0")?;
+        }
+        Ok(())
+    }
+
+    /// A connection from the first pod to the second.
+    fn connect(&self) -> Result<(TcpStream, TcpStream)> {
+        let listener = self.pods[1].run(|| TcpListener::bind((pod_address(2), 0)))?.context("listening")?;
+        let target = listener.local_addr()?;
+        let client =
+            self.pods[0].run(|| TcpStream::connect_timeout(&target, LIMIT))?.context("connecting")?;
+        let (server, _) = listener.accept().context("accepting")?;
+        for stream in [&client, &server] {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.set_write_timeout(Some(LIMIT))?;
+        }
+        Ok((client, server))
+    }
+
+    /// Bytes per second that arrive.
+    fn stream(&self) -> Result<f64> {
+        let (mut client, mut server) = self.connect()?;
+        let stop = AtomicBool::new(false);
+        let received = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let buffer = vec![0u8; BUFFER_BYTES];
+                while !stop.load(Ordering::Relaxed) && client.write_all(&buffer).is_ok() {}
+                // Ends the reader.
+                drop(client);
+            });
+            scope.spawn(|| {
+                let mut buffer = vec![0u8; BUFFER_BYTES];
+                while let Ok(count @ 1..) = server.read(&mut buffer) {
+                    received.fetch_add(count as u64, Ordering::Relaxed);
+                }
+            });
+            let rate = rate_of(&received);
+            stop.store(true, Ordering::Relaxed);
+            rate
+        })
+    }
+
+    /// Requests and responses per second.
+    fn requests(&self) -> Result<f64> {
+        let (mut client, mut server) = self.connect()?;
+        let stop = AtomicBool::new(false);
+        let answered = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut byte = [0u8];
+                while !stop.load(Ordering::Relaxed)
+                    && client.write_all(&byte).is_ok()
+                    && client.read_exact(&mut byte).is_ok()
+                {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                drop(client);
+            });
+            scope.spawn(|| {
+                let mut byte = [0u8];
+                while server.read_exact(&mut byte).is_ok() && server.write_all(&byte).is_ok() {}
+            });
+            let rate = rate_of(&answered);
+            stop.store(true, Ordering::Relaxed);
+            rate
+        })
+    }
+}
+
+/// How fast a counter grows once it has warmed up.
+fn rate_of(counter: &AtomicU64) -> Result<f64> {
+    std::thread::sleep(WARM_UP);
+    let (started, before) = (Instant::now(), counter.load(Ordering::Relaxed));
+    std::thread::sleep(MEASURED);
+    let count = counter.load(Ordering::Relaxed) - before;
+    let rate = count as f64 / started.elapsed().as_secs_f64();
+    ensure!(count > 0, "nothing arrived in {MEASURED:?}");
+    Ok(rate)
+}
+
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or_default()
+}

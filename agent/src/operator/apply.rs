@@ -68,6 +68,12 @@ impl<R: Resource> Write<R> {
         if metadata.uid.is_empty() {
             metadata.uid = before.as_ref().map_or_else(invented, |before| before.uid.clone());
         }
+        // What the store and others keep in it is no manifest's business.
+        if let Some(before) = before.as_ref().map(|before| before.value.metadata()) {
+            metadata.finalizers.clone_from(&before.finalizers);
+            metadata.deletion_timestamp.clone_from(&before.deletion_timestamp);
+            metadata.owner_references.clone_from(&before.owner_references);
+        }
         Self { key: key.clone(), before, after }
     }
 
@@ -129,6 +135,7 @@ impl AnyWrite {
                 // A pool is the same one whatever uid its manifest was exported with.
                 if let Some(before) = &write.before {
                     write.after.metadata.uid.clone_from(&before.uid);
+                    write.after.status.clone_from(&before.value.status);
                 }
                 Self::Pool(Box::new(write))
             }

@@ -1,10 +1,11 @@
 //! `poolwardctl`: the command line for operators.
 //!
-//! This file only dispatches. What the commands are called stands in [`cli`], what they do in [`command`], what
-//! they look like in [`output`], and how they end in [`exit`].
+//! This file only dispatches. What the commands are called stands in [`cli`], what they do in [`command`] (and in
+//! [`cluster`], where they speak to the API server), what they look like in [`output`], and how they end in [`exit`].
 #![forbid(unsafe_code)]
 
 mod cli;
+mod cluster;
 mod command;
 mod exit;
 mod manifest;
@@ -24,7 +25,8 @@ use output::color::Colors;
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let output = Output { format: global.output, colors: Colors::detect(global.no_color) };
-    let context = Context { socket: global.socket(), timeout: global.timeout, output };
+    let context =
+        Context { socket: global.socket(), cluster: global.cluster(), timeout: global.timeout, output };
     let exit = run(&context, &command).unwrap_or_else(|failure| {
         output.failure(&failure);
         failure.exit

@@ -12,6 +12,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use rpc::client::DEFAULT_SOCKET_PATH;
 use store::manifest::Kind;
 
+use crate::cluster::Access;
 use crate::exit::EXIT_CODES_HELP;
 use values::{KindParser, parse_set_name, parse_timeout};
 
@@ -31,7 +32,8 @@ macro_rules! concat_help {
     long_about = "Look at and change Poolward's pools, blocks and addresses.\n\n\
         Poolward gives every pod an address whose range says who it is. A pool is such a range; it is cut into \
         blocks, and each block belongs to one node, which gives its addresses to pods. This command asks the agent \
-        of the node it runs on, through its unix socket.",
+        of the node it runs on, through its unix socket; or, with --kubeconfig or KUBECONFIG, the cluster's API server, \
+        for what takes nothing but objects (apply, get, delete, pools export, ipam check).",
     after_long_help = concat_help!(
         "First steps:\n  \
           poolwardctl status                      is the agent ready?\n  \
@@ -58,6 +60,16 @@ pub(crate) struct Global {
     /// The agent's unix socket [env: POOLWARD_SOCKET] [default: /run/poolward/agent.sock]
     #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
     socket: Option<PathBuf>,
+
+    /// Ask the cluster's API server instead, as whom this file says [env: KUBECONFIG, unless a socket is named]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options",
+        conflicts_with = "socket"
+    )]
+    kubeconfig: Option<PathBuf>,
 
     /// How to print the answer: for people, or for programs (the same fields in both)
     #[arg(
@@ -88,6 +100,21 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// The API server, where that is to be asked: the file that is named; else, unless a socket is named, the first file
+    /// of the variable that exists.
+    pub(crate) fn cluster(&self) -> Option<Access> {
+        if let Some(kubeconfig) = &self.kubeconfig {
+            return Some(Access { kubeconfig: kubeconfig.clone(), is_explicit: true });
+        }
+        let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
+        if self.socket.is_some() || named(SOCKET_VARIABLE).is_some() {
+            return None;
+        }
+        let files = named(KUBECONFIG_VARIABLE)?;
+        let kubeconfig = std::env::split_paths(&files).find(|path| path.is_file())?;
+        Some(Access { kubeconfig, is_explicit: false })
+    }
+
     /// Where the agent listens: the option, else the variable unless it is empty, else the usual place.
     pub(crate) fn socket(&self) -> PathBuf {
         let variable =
@@ -98,6 +125,9 @@ impl Global {
 
 /// The environment variable that names the agent's socket.
 const SOCKET_VARIABLE: &str = "POOLWARD_SOCKET";
+
+/// The environment variable that names kubeconfig files, as kubectl knows it.
+const KUBECONFIG_VARIABLE: &str = "KUBECONFIG";
 
 /// How an answer is printed. (Words on the variants would make every page of help four lines longer.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

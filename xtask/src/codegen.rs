@@ -25,7 +25,8 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox) -> Result<()> {
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     for entry in std::fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry.with_context(|| format!("read {}", dir.display()))?.path();
-        let is_made = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| files.contains_key(name));
+        let is_made =
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| files.contains_key(name));
         if !is_made {
             std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
             println!("{} {}", green("removed"), path.display());

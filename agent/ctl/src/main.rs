@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, CrdsCommand};
 use command::Context;
 use exit::{Exit, Failure};
 use output::Output;
@@ -41,6 +41,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
         Command::Delete(args) => command::delete::run(context, args),
         Command::Ipam(command) => command::ipam::run(context, command),
         Command::Pools(command) => command::pools::run(context, command),
+        Command::Crds(CrdsCommand::Apply) => command::crds::run(context),
         Command::Status => command::status::run(context),
         Command::Version(args) => command::version::run(context, args),
         Command::Completions(args) => command::completions::run(args),

@@ -64,12 +64,22 @@ fn an_operator_works_with_objects_and_with_no_more_than_the_rights_of_the_file()
 
     let (_, text) = ctl.run("get pool a -o json", "");
     let shown: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&shown["spec"]["natOutgoing"], &shown["metadata"]["finalizers"]), (&true.into(), &Value::Null));
+    assert_eq!(
+        (&shown["spec"]["natOutgoing"], &shown["metadata"]["finalizers"]),
+        (&true.into(), &Value::Null)
+    );
     let (_, text) = ctl.run("get pools -o yaml", "");
     ctl.check("apply -f -", &text, 0, "ippool/a unchanged");
     ctl.check("get namespaces", "", 0, "kube-system");
     ctl.check("pools export", "", 0, "10.0.1.0/24");
     ctl.check("ipam check", "", 0, "");
+
+    // The settings of the cluster.
+    let settings = "{apiVersion: poolward.io/v1, kind: IPAMConfig, metadata: {name: default}, spec: {strictAffinity: true}}";
+    ctl.check("apply -f -", settings, 0, "ipamconfig/default created");
+    ctl.check("apply -f -", &settings.replace("default", "other"), 1, "expected default");
+    ctl.check("get ipamconfig", "", 0, "strictAffinity=true");
+    ctl.check("delete ipamconfig default", "", 0, "ipamconfig/default deleted");
 
     // What only a node knows is not asked of the server.
     ctl.check("status", "", 2, "only a node's agent knows that");

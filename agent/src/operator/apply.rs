@@ -47,7 +47,9 @@ impl<S: Store> Operator<S> {
             return Ok(reply);
         }
         self.write_all(&writes).await?;
-        if writes.iter().any(|write| matches!(write, AnyWrite::Pool(_) | AnyWrite::Reservation(_))) {
+        if writes.iter().any(|write| {
+            matches!(write, AnyWrite::Pool(_) | AnyWrite::Reservation(_) | AnyWrite::IpamConfig(_))
+        }) {
             self.node.world.refresh();
             let admitted = self.node.admit_waiting().await;
             admitted.map_err(|error| {
@@ -88,6 +90,9 @@ impl<S: Store> Operator<S> {
             Object::Reservation(object, _) => {
                 AnyWrite::Reservation(Write::plan(key, world.reservations.get(key), object, uuid))
             }
+            Object::IpamConfig(object) => {
+                AnyWrite::IpamConfig(Write::plan(key, world.ipam_config.get(key), object, uuid))
+            }
             Object::Namespace(object) => {
                 AnyWrite::Namespace(Write::plan(key, world.namespaces.get(key), object, uuid))
             }
@@ -111,6 +116,7 @@ impl<S: Store> Operator<S> {
             match write {
                 AnyWrite::Pool(_) => world.pools.reached(revision).await,
                 AnyWrite::Reservation(_) => world.reservations.reached(revision).await,
+                AnyWrite::IpamConfig(_) => world.ipam_config.reached(revision).await,
                 AnyWrite::Namespace(_) => world.namespaces.reached(revision).await,
                 AnyWrite::Pod(_) => world.pods.reached(revision).await,
             }

@@ -11,7 +11,7 @@ use model::PoolName;
 use crate::interface::{Store, StoreError};
 use crate::key::Key;
 use crate::manifest::{Kind, Object, Validated};
-use crate::resource::{IpPool, IpReservation, Namespace, Pod, Resource};
+use crate::resource::{IpPool, IpReservation, IpamConfig, Namespace, Pod, Resource};
 use crate::versioned::{Revision, Versioned};
 
 /// A change of one object that was checked and not made.
@@ -108,6 +108,8 @@ pub enum AnyWrite {
     Pool(Box<Write<IpPool>>),
     /// Of a reservation.
     Reservation(Write<IpReservation>),
+    /// Of the cluster's settings.
+    IpamConfig(Write<IpamConfig>),
     /// Of a namespace.
     Namespace(Write<Namespace>),
     /// Of a pod.
@@ -120,6 +122,7 @@ macro_rules! each {
         match $any {
             AnyWrite::Pool($write) => $body,
             AnyWrite::Reservation($write) => $body,
+            AnyWrite::IpamConfig($write) => $body,
             AnyWrite::Namespace($write) => $body,
             AnyWrite::Pod($write) => $body,
         }
@@ -147,6 +150,7 @@ impl AnyWrite {
         match self {
             Self::Pool(_) => Kind::IpPool,
             Self::Reservation(_) => Kind::IpReservation,
+            Self::IpamConfig(_) => Kind::IpamConfig,
             Self::Namespace(_) => Kind::Namespace,
             Self::Pod(_) => Kind::Pod,
         }

@@ -145,7 +145,7 @@ pub(crate) enum Command {
     #[command(
         long_about = "Create or change objects from manifests, all or none.\n\n\
             Manifests are YAML or JSON with any number of documents: IPPool and IPReservation (apiVersion \
-            poolward.io/v1 or projectcalico.org/v3), Namespace and Pod (apiVersion v1). Everything is checked before \
+            poolward.io/v1 or projectcalico.org/v3), IPAMConfig (apiVersion poolward.io/v1), Namespace and Pod (apiVersion v1). Everything is checked before \
             anything is sent, and every mistake is listed with its document, field, value and reason.",
         after_long_help = concat_help!(
             "Examples:\n  \
@@ -174,6 +174,8 @@ pub(crate) enum Command {
               ippool (pool)              ranges of addresses\n  \
               ipreservation              ranges that are not handed out by themselves\n  \
               ipblock (block)            parts of pools that belong to nodes\n  \
+              ipamconfig                 how addresses are given, in the whole cluster\n  \
+              nodeaddresses              what each node has given out (in a cluster)\n  \
               namespace (ns)             namespaces, as far as they choose pools\n  \
               pod (po)                   pods, as far as they choose pools\n\
             Plurals and capitals are understood too. With -o json or yaml a list has the shape of a Kubernetes List, \
@@ -226,6 +228,14 @@ pub(crate) enum Command {
         after_long_help = concat_help!("Examples:\n  poolwardctl pools export --format nft"),
     )]
     Pools(PoolsCommand),
+
+    /// Kubernetes' definitions of our kinds
+    #[command(
+        subcommand,
+        long_about = "Kubernetes' definitions of our kinds (custom resource definitions).",
+        after_long_help = concat_help!("Examples:\n  poolwardctl crds apply --kubeconfig admin.kubeconfig"),
+    )]
+    Crds(CrdsCommand),
 
     /// Show whether this node's agent is ready, and what it does
     #[command(
@@ -317,6 +327,18 @@ pub(crate) struct DeleteArgs {
     /// What is not there counts as deleted
     #[arg(long)]
     pub(crate) ignore_not_found: bool,
+}
+
+/// The commands below `crds`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CrdsCommand {
+    /// Create or update them, and wait until the API server serves them
+    #[command(
+        long_about = "Create or update the definitions of all our kinds at the API server, and wait until it serves \
+            them. Doing it again does no harm. It takes the right to write customresourcedefinitions.",
+        after_long_help = concat_help!("Examples:\n  poolwardctl crds apply --kubeconfig admin.kubeconfig"),
+    )]
+    Apply,
 }
 
 /// The commands below `ipam`.
@@ -498,6 +520,8 @@ pub(crate) fn plural(kind: Kind) -> &'static str {
         Kind::IpPool => "pools",
         Kind::IpReservation => "reservations",
         Kind::IpBlock => "blocks",
+        Kind::IpamConfig => "ipamconfigs",
+        Kind::NodeAddresses => "nodeaddresses",
         Kind::Namespace => "namespaces",
         Kind::Pod => "pods",
     }

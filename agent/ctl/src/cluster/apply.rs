@@ -99,6 +99,10 @@ async fn plan(store: &KubernetesStore, operation: &str, validated: Validated) ->
             let before = asked(operation, store.get(key)).await?;
             Ok(AnyWrite::Reservation(Write::plan(key, before, object, String::new)))
         }
+        Object::IpamConfig(object) => {
+            let before = asked(operation, store.get(key)).await?;
+            Ok(AnyWrite::IpamConfig(Write::plan(key, before, object, String::new)))
+        }
         Object::Namespace(_) | Object::Pod(_) => {
             let message =
                 format!("{operation}: {}: namespaces and pods belong to Kubernetes", validated.source);

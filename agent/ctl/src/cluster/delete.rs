@@ -6,7 +6,7 @@
 use rpc::{ApplyReply, DeleteRequest, ObjectResult};
 use store::kubernetes::KubernetesStore;
 use store::manifest::Kind;
-use store::resource::{IpPool, IpReservation};
+use store::resource::{IpPool, IpReservation, IpamConfig, Resource};
 use store::{Key, Store};
 
 use super::asked;
@@ -27,11 +27,11 @@ pub(super) async fn serve(
             let gone = asked(operation, store.request_deletion::<IpPool>(&key, &there)).await?;
             if gone { "deleted" } else { "terminating" }
         }
-        Kind::IpReservation => {
-            let there = asked(operation, store.get::<IpReservation>(&key)).await?;
-            let there = there.ok_or_else(|| absent(operation, kind, &key))?;
-            asked(operation, store.compare_and_delete::<IpReservation>(&key, there.revision)).await?;
-            "deleted"
+        Kind::IpReservation => delete_at_once::<IpReservation>(store, operation, kind, &key).await?,
+        Kind::IpamConfig => delete_at_once::<IpamConfig>(store, operation, kind, &key).await?,
+        Kind::NodeAddresses => {
+            let message = format!("{operation}: what a node has given out is its agent's to say");
+            return Err(Failure::new(Exit::Failed, message));
         }
         Kind::IpBlock => {
             let message = format!("{operation}: blocks are released by the agents that own them");
@@ -45,4 +45,16 @@ pub(super) async fn serve(
     let result =
         ObjectResult { kind: kind.word().to_owned(), name: key.to_string(), outcome: outcome.to_owned() };
     Ok(ApplyReply { results: vec![result], warnings: Vec::new() })
+}
+
+async fn delete_at_once<R: Resource>(
+    store: &KubernetesStore,
+    operation: &str,
+    kind: Kind,
+    key: &Key,
+) -> Result<&'static str, Failure> {
+    let there = asked(operation, store.get::<R>(key)).await?;
+    let there = there.ok_or_else(|| absent(operation, kind, key))?;
+    asked(operation, store.compare_and_delete::<R>(key, there.revision)).await?;
+    Ok("deleted")
 }

@@ -5,7 +5,9 @@ use rpc::{GetReply, GetRequest, PoolRange, PoolsExportReply};
 use serde_json::{Value, json};
 use store::kubernetes::KubernetesStore;
 use store::manifest::{Kind, pool_of, to_manifest};
-use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation, Namespace, Pod, Resource};
+use store::resource::{
+    IpBlock, IpPool, IpPoolRegistry, IpReservation, IpamConfig, Namespace, NodeAddresses, Pod, Resource,
+};
 use store::{Key, Store};
 
 use super::asked;
@@ -25,6 +27,8 @@ pub(super) async fn objects(
         Kind::IpPool => manifests::<IpPool>(store, operation, key).await?,
         Kind::IpReservation => manifests::<IpReservation>(store, operation, key).await?,
         Kind::IpBlock => manifests::<IpBlock>(store, operation, key).await?,
+        Kind::IpamConfig => manifests::<IpamConfig>(store, operation, key).await?,
+        Kind::NodeAddresses => manifests::<NodeAddresses>(store, operation, key).await?,
         Kind::Namespace => manifests::<Namespace>(store, operation, key).await?,
         Kind::Pod => manifests::<Pod>(store, operation, key).await?,
     };

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use rpc::{Reply, Request};
 use store::StoreError;
+use store::kubernetes::install::Installed;
 use store::kubernetes::{KubernetesStore, Options, Timeouts};
+use tokio::runtime::Runtime;
 
 use crate::exit::{Exit, Failure};
 
@@ -48,11 +50,7 @@ pub(crate) fn ask(
     operation: &str,
     request: &Request,
 ) -> Result<Reply, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Failed, format!("{operation}: start a runtime: {error}")))?;
-    runtime.block_on(async {
+    runtime(operation)?.block_on(async {
         let store = connect(kubeconfig, timeout, operation).await?;
         let Ok(reply) = tokio::time::timeout(timeout, serve(&store, operation, request)).await else {
             let message = format!("{operation}: not done within {} s", timeout.as_secs_f32());
@@ -62,6 +60,34 @@ pub(crate) fn ask(
         };
         reply
     })
+}
+
+/// Brings the definitions of our kinds to the server. What became of each.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn install(
+    kubeconfig: &Path,
+    timeout: Duration,
+    operation: &str,
+) -> Result<Vec<(String, &'static str)>, Failure> {
+    runtime(operation)?.block_on(async {
+        let store = connect(kubeconfig, timeout, operation).await?;
+        let installed = asked(operation, store.install_definitions(timeout)).await?;
+        let word = |installed| match installed {
+            Installed::Created => "created",
+            Installed::Updated => "configured",
+            Installed::Unchanged => "unchanged",
+        };
+        Ok(installed.into_iter().map(|(name, installed)| (name, word(installed))).collect())
+    })
+}
+
+fn runtime(operation: &str) -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("{operation}: start a runtime: {error}")))
 }
 
 async fn connect(kubeconfig: &Path, timeout: Duration, operation: &str) -> Result<KubernetesStore, Failure> {

@@ -4,6 +4,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod completions;
+pub(crate) mod crds;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod ipam;

@@ -4,7 +4,7 @@
 use poolward_store::manifest::{
     Document, Kind, Object, Validated, parse_yaml, pool_of, to_manifest, validate,
 };
-use poolward_store::resource::{IpBlock, IpBlockSpec, IpPool, Metadata, Resource};
+use poolward_store::resource::{IpBlock, IpBlockSpec, IpPool, IpamConfigSpec, Metadata, Resource};
 use poolward_store::{Key, Revision, Versioned};
 use serde_json::{Value, json};
 

@@ -109,6 +109,7 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_inner(&stop),
         node.follow_memory(&stop),
         node.follow_admission(&stop),
+        node.follow_contact(&stop),
         node.follow_conditions(&stop),
         node.follow_publishing(&stop),
         node.follow_freshness(&stop)

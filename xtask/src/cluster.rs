@@ -59,7 +59,11 @@ fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Re
     let first = all.fabric.nodes.first().context("no node")?;
     let kubectl = inside(
         all.management.netns().name(),
-        &format!("{} --kubeconfig {}", kubectl.display(), all.management.control_plane.kubeconfig().display()),
+        &format!(
+            "{} --kubeconfig {}",
+            kubectl.display(),
+            all.management.control_plane.kubeconfig().display()
+        ),
     );
     let ctl = workspace.target.join("release/poolwardctl");
     let text = format!(

@@ -24,7 +24,7 @@ use super::admission::{RegistryWriteError, decide_admissions, update_registry};
 use super::freshness::Fresh;
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
-use super::memory::Memory;
+use super::memory::{Memory, may_serve};
 use super::pod::{Pod, Wired};
 use super::reconcile::{Reach, Reconciler};
 use super::surroundings::Surroundings;
@@ -91,15 +91,15 @@ impl<S: Store> Node<S> {
             }
             _ => None,
         };
-        let may_serve = memory.as_ref().is_none_or(|memory| memory.may_serve(config.ipam.graces.gone_after));
-        let (snapshot, fresh) = match memory {
-            Some(Memory { mut snapshot, .. }) => {
+        let (snapshot, absent_for, fresh) = match memory {
+            Some(Memory { mut snapshot, absent_for }) => {
                 let fresh = std::mem::take(&mut snapshot.fresh);
-                (Some(snapshot), fresh)
+                (Some(snapshot), absent_for, fresh)
             }
-            None => (None, Vec::new()),
+            None => (None, Duration::ZERO, Vec::new()),
         };
         let world = World::start(&store, node, snapshot, followers).await?;
+        let may_serve = may_serve(absent_for, world.view().settings.graces.gone_after);
         if many_nodes {
             await_registration(&world, &config.node_name).await;
         }

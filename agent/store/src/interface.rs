@@ -2,9 +2,11 @@
 
 use std::future::Future;
 
+use model::NodeName;
+
 use crate::event::Watch;
 use crate::key::Key;
-use crate::resource::Resource;
+use crate::resource::{Pod, Resource};
 use crate::versioned::{Revision, Versioned};
 
 /// The cluster store: the one place that nodes agree through.
@@ -100,6 +102,22 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// `from` lies in a future of this store (it went back). List again and watch from there.
     fn watch<R: Resource>(&self, from: Revision)
     -> impl Future<Output = Result<Watch<R>, StoreError>> + Send;
+
+    /// Pods that are bound to a node. [`Store::list`] may know those of this node only.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn list_pods_on(
+        &self,
+        node: &NodeName,
+    ) -> impl Future<Output = Result<Vec<Versioned<Pod>>, StoreError>> + Send {
+        let node = node.clone();
+        async move {
+            let mut pods = self.list::<Pod>().await?.items;
+            pods.retain(|pod| pod.value.spec.node_name == node.as_str());
+            Ok(pods)
+        }
+    }
 
     /// Whether the store answers, as far as is known without asking it.
     fn contact(&self) -> Contact {

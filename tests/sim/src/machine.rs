@@ -304,6 +304,7 @@ impl Machine {
             max_pods: 1024,
             max_pools: 1024,
             resync: Duration::from_secs(10),
+            publish_interval: Duration::from_secs(5),
             on_locked: OnLocked::Exit,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

@@ -207,6 +207,19 @@ fn an_uplink_that_is_gone_is_forgotten_with_its_rule() {
 }
 
 #[test]
+fn an_interface_without_ethernet_headers_is_refused() {
+    let node = Node::new(AttachMode::Auto);
+    let mut bpf = node.open();
+    let error = node.within(|| bpf.attach_uplink(1)).unwrap_err();
+    assert!(matches!(error, BpfError::NotEthernet { ifindex: 1, .. }), "{error}");
+    assert!(
+        error.to_string().ends_with("interface 1 is no Ethernet: use the backend `device` there"),
+        "{error}"
+    );
+    assert_eq!(node.uplinks(&bpf), BTreeMap::new());
+}
+
+#[test]
 fn everything_is_removed_with_the_rest() {
     for &mode in attach_modes() {
         let node = Node::new(mode);

@@ -188,11 +188,15 @@ fn is_host_ifname(name: &str) -> bool {
 /// Pods' routes come and go with every ADD and DEL; what else changes in the main table may be the way to a node, or
 /// stand in the place of one of ours.
 fn classify_route(route: &RouteMessage) -> Event {
-    let is_pods = route.attributes.iter().all(|attribute| match attribute {
-        RouteAttribute::Gateway(_) | RouteAttribute::NhId(_) | RouteAttribute::MultiPath(_) => false,
-        _ => true,
-    }) && route.header.kind == RouteType::Unicast
-        && is_host_route(route);
+    let leads_on = |attribute: &RouteAttribute| {
+        matches!(
+            attribute,
+            RouteAttribute::Gateway(_) | RouteAttribute::NhId(_) | RouteAttribute::MultiPath(_)
+        )
+    };
+    let is_pods = route.header.kind == RouteType::Unicast
+        && is_host_route(route)
+        && !route.attributes.iter().any(leads_on);
     let elsewhere = route.header.table != RouteHeader::RT_TABLE_MAIN;
     // What the kernel adds by itself comes with an address or an interface, which is told as well.
     let by_kernel = route.header.protocol == RouteProtocol::Kernel;

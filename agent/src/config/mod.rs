@@ -242,11 +242,7 @@ impl Config {
         )?;
         let encap_backend = at("encapBackend").choice(
             raw.encap_backend.as_ref(),
-            &[
-                ("auto", EncapBackend::Auto),
-                ("ebpf", EncapBackend::Ebpf),
-                ("device", EncapBackend::Device),
-            ],
+            &[("auto", EncapBackend::Auto), ("ebpf", EncapBackend::Ebpf), ("device", EncapBackend::Device)],
         )?;
         let node_ip = at("nodeIp").read(raw.node_ip.as_ref(), None, |text| {
             text.parse().map(Some).map_err(|_| "expected an IPv4 address".to_owned())

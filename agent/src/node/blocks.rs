@@ -147,7 +147,8 @@ impl BlockTable {
     pub fn of_owners(&self, wanted: impl Fn(&NodeId) -> bool) -> Vec<(Cidr, Seen)> {
         let inner = self.lock();
         let wanted: Vec<bool> = inner.nodes.values.iter().map(wanted).collect();
-        let is_wanted = |row: &Row| usize::try_from(row.owner).is_ok_and(|place| wanted.get(place) == Some(&true));
+        let is_wanted =
+            |row: &Row| usize::try_from(row.owner).is_ok_and(|place| wanted.get(place) == Some(&true));
         let rows = inner.rows.iter().filter(|(_, row)| is_wanted(row));
         rows.filter_map(|(cidr, row)| Some((*cidr, inner.seen(cidr, row)?))).collect()
     }

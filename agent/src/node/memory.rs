@@ -118,7 +118,8 @@ impl<S: Store> Node<S> {
             pods.mark_unchanged();
             namespaces.mark_unchanged();
             let snapshot = self.snapshot();
-            if written.as_ref() != Some(&snapshot) || written_at.elapsed() >= heartbeat || stop.is_cancelled() {
+            if written.as_ref() != Some(&snapshot) || written_at.elapsed() >= heartbeat || stop.is_cancelled()
+            {
                 match file.write(&snapshot, self.now().as_millis()) {
                     Ok(()) => (written, written_at, told) = (Some(snapshot), Instant::now(), false),
                     Err(error) if !told => {

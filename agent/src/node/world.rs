@@ -486,7 +486,10 @@ impl World {
         if std::mem::replace(&mut inputs.nodes, known.generation) == known.generation {
             return false;
         }
-        let id = |(name, row): (&NodeName, &super::nodes::NodeRow)| NodeId { name: name.clone(), uid: row.uid.clone() };
+        let id = |(name, row): (&NodeName, &super::nodes::NodeRow)| NodeId {
+            name: name.clone(),
+            uid: row.uid.clone(),
+        };
         let nodes: BTreeSet<NodeId> = known.rows.iter().map(id).collect();
         let me = known.id(&self.node.name);
         if let (None, Some(own)) = (&self.node.labels, &known.own)

@@ -61,7 +61,7 @@ pub(super) fn exec_each(
         // Each of these is one request.
         match send(requests.into_iter().flatten().collect()) {
             Ok(answers) => {
-                results.extend(window.iter().zip(answers).map(|(op, answer)| result_of(op, answer)))
+                results.extend(window.iter().zip(answers).map(|(op, answer)| result_of(op, answer)));
             }
             Err(cause) => {
                 let broken =

@@ -12,7 +12,7 @@
 //! refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use model::{Cidr, Family, IPIP_OVERHEAD_BYTES, IpipMode, NodeName};
 
@@ -98,11 +98,11 @@ pub(crate) fn plan_routing(desired: &DesiredState, ground: &Ground, constants: C
     routes.extend(desired.closed_ranges.iter().map(|range| wiring::range_route(*range, protocol)));
 
     let mut before = Vec::new();
-    if let Some(inner) = desired.inner_ipv4 {
-        if !ground.addresses.iter().any(|found| found.address == IpAddr::V4(inner)) {
-            before.push(Group::Each(vec![Op::AddOwnAddress(inner)]));
-        }
-    }
+    let is_there =
+        |inner: &Ipv4Addr| ground.addresses.iter().any(|found| found.address == IpAddr::V4(*inner));
+    before.extend(
+        desired.inner_ipv4.filter(|inner| !is_there(inner)).map(|i| Group::Each(vec![Op::AddOwnAddress(i)])),
+    );
     let changes = nexthops.iter().filter_map(|(id, nexthop)| {
         let (id, nexthop) = (*id, *nexthop);
         match ground.nexthops.get(&id) {

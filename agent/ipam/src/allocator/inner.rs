@@ -46,13 +46,20 @@ impl NodeIpam {
         let held = self.held_by(holder).into_iter().next();
         if let Some(held) = held {
             let stays = needed && view.pools.by_name(&held.pool).is_some_and(|pool| may_give(view, pool));
-            return if stays { InnerDecision::Keep(held.address) } else { InnerDecision::Return(held.address) };
+            return if stays {
+                InnerDecision::Keep(held.address)
+            } else {
+                InnerDecision::Return(held.address)
+            };
         }
         if !needed {
             return InnerDecision::NotNeeded;
         }
-        let mut pools: Vec<&Pool> =
-            view.pools.of_family(Family::V4).filter(|pool| may_give(view, pool) && pool.tag.is_some()).collect();
+        let mut pools: Vec<&Pool> = view
+            .pools
+            .of_family(Family::V4)
+            .filter(|pool| may_give(view, pool) && pool.tag.is_some())
+            .collect();
         pools.sort_by_key(|pool| place(pool));
         if pools.is_empty() {
             return InnerDecision::NoPool;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ipam::Registry;
+use ipam::{Candidate, Registry};
 pub use store::change::decide_admissions;
 use store::resource::IpPoolRegistry;
 use store::retry::{self, Decision, Outcome, Patience, RetryError};

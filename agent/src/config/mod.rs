@@ -17,8 +17,8 @@ pub use dataplane::EncapBackend;
 use dataplane::AttachMode;
 use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
-use raw::{Raw, Spanned};
 pub use ipam_settings::of_cluster as settings_of_cluster;
+use raw::{Raw, Spanned};
 pub use store_settings::StoreConfig;
 
 /// The node agent of Poolward: allocates pod addresses from this node's blocks, wires pods, and keeps spoofed

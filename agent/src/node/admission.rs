@@ -1,12 +1,11 @@
 //! Admitting pools to the registry: reading and writing it.
 //!
-//! What may be admitted is decided in `ipam::registry`.
+//! What may be admitted is decided in `ipam::registry`, for several at once in [`decide_admissions`].
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ipam::{AdmissionRefusal, Candidate, Registry};
-use model::PoolName;
+use ipam::{Candidate, Registry};
+pub use store::change::decide_admissions;
 use store::resource::IpPoolRegistry;
 use store::retry::{self, Decision, Outcome, Patience, RetryError};
 use store::{Contact, Key, KeyError, Revision, Store, StoreError, Versioned};
@@ -50,24 +49,6 @@ pub struct RegistryReadError(String);
 pub fn registry_of(object: Option<&Versioned<IpPoolRegistry>>) -> Result<Registry, RegistryReadError> {
     let read = object.map(|object| store::registry_of(&object.value)).transpose();
     read.map(Option::unwrap_or_default).map_err(RegistryReadError)
-}
-
-/// Decides which of these pools are admitted, one after the other: the registry with all that can be, and the
-/// refusals of the others.
-#[must_use]
-pub fn decide_admissions(
-    registry: &Registry,
-    candidates: &[Candidate],
-    max_tag_id: u16,
-) -> (Registry, BTreeMap<PoolName, AdmissionRefusal>) {
-    let (mut registry, mut refusals) = (registry.clone(), BTreeMap::new());
-    for candidate in candidates {
-        match registry.admit(candidate, max_tag_id) {
-            Ok(admitted) => registry = admitted.registry,
-            Err(refusal) => drop(refusals.insert(candidate.name.clone(), refusal)),
-        }
-    }
-    (registry, refusals)
 }
 
 /// Changes the registry by compare-and-swap; `change` may be called several times. The revision at which the change

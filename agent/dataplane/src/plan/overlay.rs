@@ -50,10 +50,13 @@ impl Wanted {
             let encapsulate = backend == Backend::Ebpf && encapsulates(range, peer, subnet);
             Some((range.cidr, RemoteRule { node: peer.ipv4?, encapsulate }))
         });
+        // Nobody else is believed to send from this node's own blocks, but who was lent an address of them.
+        let own = desired.own_blocks.iter().filter(|block| block.family() == Family::V4);
+        let own = own.map(|block| (*block, RemoteRule { node: local, encapsulate: false }));
         let peers = desired.peers.iter().filter_map(|peer| Some((peer.ipv4?, peer.inner_ipv4)));
         let rule = UplinkRule { local, decapsulate: backend == Backend::Ebpf };
         Self {
-            ranges: ranges.collect(),
+            ranges: own.chain(ranges).collect(),
             peers: peers.collect(),
             uplinks: uplinks(desired, actual).into_iter().map(|ifindex| (ifindex, rule)).collect(),
         }
@@ -101,6 +104,8 @@ pub(super) fn plan_overlay(desired: &DesiredState, actual: &Actual, constants: C
         after.push(Group::Each(stale.map(|cidr| Op::RemoveRemoteRange { cidr: *cidr }).collect()));
         let stale = programs.peers.keys().filter(|address| !wanted.peers.contains_key(address));
         after.push(Group::Each(stale.map(|address| Op::RemovePeer { address: *address }).collect()));
+        let stale = actual.ground.path_mtus.iter().filter(|(_, said)| !actual.ground.believes(said));
+        after.push(Group::Each(stale.map(|(node, _)| Op::RemovePathMtu { node: *node }).collect()));
         // Its routes went with their nexthop objects.
         if let Some(tunnel) = stale_tunnel(desired, &actual.ground, constants.backend) {
             after.push(Group::Chain(vec![tunnel]));

@@ -97,7 +97,8 @@ async fn the_view_follows_blocks_and_nodes() {
     let me = "10.0.0.0/26 me";
     check(&world, &store, &[me, a, b], &["10.0.0.0/26", "10.0.0.64/26"]).await;
     assert_eq!(world.view().me.uid, "uid-me-2");
-    let gone = store.compare_and_delete::<IpBlock>(&Key::of_block(cidr("10.0.0.64/26")), swapped.revision).await;
+    let gone =
+        store.compare_and_delete::<IpBlock>(&Key::of_block(cidr("10.0.0.64/26")), swapped.revision).await;
     world.blocks.reached(gone.unwrap()).await;
     check(&world, &store, &[me, b], &["10.0.0.0/26"]).await;
     stop.cancel();

@@ -57,7 +57,8 @@ impl Side {
              neigh add 169.254.1.1 lladdr {mac} dev eth0\nroute add default via 169.254.1.1\n"
         ))
         .unwrap();
-        for (key, value) in [("ip_forward", "1"), ("conf/up0/rp_filter", "1"), ("conf/host0/rp_filter", "1")] {
+        for (key, value) in [("ip_forward", "1"), ("conf/up0/rp_filter", "1"), ("conf/host0/rp_filter", "1")]
+        {
             node.set_sysctl(&format!("ipv4/{key}"), value).unwrap();
         }
         let pins = PinDir::unique();
@@ -105,11 +106,14 @@ impl Underlay {
     /// Behind a router, whose link to node B carries less.
     fn routed(mode: AttachMode) -> Self {
         let [a, b, router] = [0, 1, 2].map(|_| NetNs::unique("pwbpf").expect("these tests need root"));
-        for (node, name, net, mtu) in [(&a, "to-a", "192.0.2", 1500), (&b, "to-b", "198.51.100", NARROW_MTU)] {
+        for (node, name, net, mtu) in [(&a, "to-a", "192.0.2", 1500), (&b, "to-b", "198.51.100", NARROW_MTU)]
+        {
             node.ip(&format!("link add up0 type veth peer name {name} netns {}", router.name())).unwrap();
             let number = if name == "to-a" { 1 } else { 2 };
             node.ip(&format!("addr add {net}.{number}/24 dev up0")).unwrap();
-            router.ip_batch(&format!("addr add {net}.254/24 dev {name}\nlink set {name} mtu {mtu} up")).unwrap();
+            router
+                .ip_batch(&format!("addr add {net}.254/24 dev {name}\nlink set {name} mtu {mtu} up"))
+                .unwrap();
         }
         router.set_sysctl("ipv4/ip_forward", "1").unwrap();
         let [at_a, at_b] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 2)];
@@ -129,7 +133,13 @@ impl Underlay {
     /// No packet was dropped, and nothing came by in a way it should not.
     fn assert_clean(&self, what: &str) {
         for side in [&self.a, &self.b] {
-            assert_eq!(side.drops(), BTreeMap::new(), "{what}: {} ({})", side.node.name(), side.pins.path().display());
+            assert_eq!(
+                side.drops(),
+                BTreeMap::new(),
+                "{what}: {} ({})",
+                side.node.name(),
+                side.pins.path().display()
+            );
         }
     }
 }
@@ -217,9 +227,7 @@ fn pods_and_nodes_reach_each_other_inside_outer_headers_only() {
             datagrams(&b.node, &a.pod, a.pod_address, len);
         }
         net.assert_clean(&format!("{mode:?}"));
-        let in_pool = |address: std::net::IpAddr| {
-            matches!(address, std::net::IpAddr::V4(address) if address.octets()[..2] == [10, 244])
-        };
+        let in_pool = |address: std::net::IpAddr| matches!(address, std::net::IpAddr::V4(address) if address.octets()[..2] == [10, 244]);
         let pods = |inside: bool| {
             wire.count(|packet| {
                 let ip = packet.ip.filter(|ip| in_pool(ip.source) || in_pool(ip.destination));

@@ -36,14 +36,12 @@ fn a_thousand_pods_come_and_go_without_a_request() {
         })
         .collect();
     // The pool's first block is claimed by the first ADD; every pod is known when its first ADD is answered.
-    for (name, uid) in &named {
-        let mut pod = Pod::of(node.at, "default", name, uid);
-        wait_until(SOON, "the first ADD of a pod", || {
-            let answer = node.cni(&["pods"]).add(&pod.attachment).unwrap();
-            pod.result = answer.json;
-            answer.code == 0
-        });
-        node.del(&pod);
+    let mut pods: Vec<Pod<'_>> =
+        named.iter().map(|(name, uid)| Pod::of(node.at, "default", name, uid)).collect();
+    for pod in &pods {
+        let answered = || node.cni(&["pods"]).add(&pod.attachment).unwrap().code == 0;
+        wait_until(SOON, "the first ADD of a pod", answered);
+        node.del(pod);
     }
     // What the first ones were the occasion of is over: claims ahead, NodeAddresses.
     let of_agents = || site.control_plane(|it| it.requests().unwrap()).only(is_of_agents);
@@ -58,10 +56,11 @@ fn a_thousand_pods_come_and_go_without_a_request() {
 
     let started = Instant::now();
     for round in 0..ROUNDS_COUNT {
-        let (name, uid) = &named[round % PODS_COUNT];
-        let mut pod = Pod::of(node.at, "default", name, uid);
-        pod.result = node.cni(&["pods"]).add(&pod.attachment).unwrap().ok().unwrap();
-        node.del(&pod);
+        let pod = &mut pods[round % PODS_COUNT];
+        // As a runtime that restarts the pod's sandbox.
+        pod.attachment.container_id = format!("round-{round}");
+        node.cni(&["pods"]).add(&pod.attachment).unwrap().ok().unwrap();
+        node.del(pod);
     }
     let took = started.elapsed();
     let new = of_agents().since(&before);

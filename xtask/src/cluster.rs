@@ -59,7 +59,11 @@ fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Re
     let first = all.fabric.nodes.first().context("no node")?;
     let kubectl = inside(
         all.management.netns().name(),
-        &format!("{} --kubeconfig {}", kubectl.display(), all.management.control_plane.kubeconfig().display()),
+        &format!(
+            "{} --kubeconfig {}",
+            kubectl.display(),
+            all.management.control_plane.kubeconfig().display()
+        ),
     );
     let ctl = workspace.target.join("release/poolwardctl");
     let text = format!(
@@ -85,7 +89,8 @@ fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Re
     Ok(())
 }
 
-/// Applies every manifest of deploy/crds.
+/// Applies every manifest of deploy/crds. Their rules (CEL) are unknown to a kubectl of before 1.25, which takes them for
+/// mistakes unless told not to look.
 fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Result<String> {
     let crds = workspace.root.join("deploy/crds");
     if !crds.is_dir() {
@@ -93,7 +98,7 @@ fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Res
     }
     let path = crds.to_str().context("the workspace's path is no text")?;
     let kubectl = control_plane.kubectl()?;
-    let applied = kubectl.run(&["apply", "-f", path])?;
+    let applied = kubectl.run(&["apply", "--validate=false", "-f", path])?;
     kubectl.run(&["wait", "--for=condition=established", "--timeout=60s", "-f", path])?;
     Ok(format!("{} resource definitions applied", applied.lines().count()))
 }

@@ -85,8 +85,13 @@ pub(crate) fn run(workspace: &Workspace, options: Options<'_>) -> Result<()> {
             Ok(())
         })?;
     }
+    finish(&broken, started)
+}
+
+/// The last lines: what does not hold, or that all does.
+fn finish(broken: &[String], started: Instant) -> Result<()> {
     println!();
-    for promise in &broken {
+    for promise in broken {
         println!("{} {promise}", red("not as promised:"));
     }
     ensure!(broken.is_empty(), "{} of the demo's promises do not hold", broken.len());
@@ -103,7 +108,10 @@ pub(crate) fn clean(workspace: &Workspace) -> Result<()> {
     stop_left_running(&NodeFiles::open(NAME))?;
     many::take_down(workspace, NAME)?;
     NodeFiles::remove(NAME)?;
-    println!("{}", if found.is_empty() { "no demo is standing" } else { "the demo is down, its agents stopped" });
+    println!(
+        "{}",
+        if found.is_empty() { "no demo is standing" } else { "the demo is down, its agents stopped" }
+    );
     Ok(())
 }
 

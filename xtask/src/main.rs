@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod cluster;
+mod codegen;
 mod demo;
 mod interrupt;
 mod logged;
@@ -13,6 +14,7 @@ mod many;
 mod report;
 mod setup;
 mod tiers;
+mod vm;
 mod workspace;
 
 use std::path::PathBuf;
@@ -22,7 +24,8 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::setup::Needs;
-use crate::tiers::Tier;
+use crate::tiers::{Asked, Tier};
+use crate::vm::Kernel;
 use crate::workspace::Workspace;
 
 /// Set-up, build, tests, demo and benchmarks of Poolward.
@@ -76,6 +79,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Write the generated files anew: the custom resource definitions in deploy/crds
+    Codegen,
     /// Run test tiers: all of them, or those named
     Test {
         /// Which tiers
@@ -84,6 +89,9 @@ enum Task {
         /// Of the simulation, run this seed only and show everything that happens
         #[arg(long, value_name = "SEED")]
         seed: Option<u64>,
+        /// Of the guest kernels, boot this one only and show everything it prints
+        #[arg(long, value_enum, value_name = "KERNEL")]
+        kernel: Option<Kernel>,
         /// Only tests whose name contains this
         #[arg(last = true)]
         filter: Option<String>,
@@ -124,6 +132,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Setup { print_path: false, kubernetes } => {
             setup::run(&workspace, setup::Show::Every, Needs { kubernetes })?;
         }
+        Task::Codegen => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: false })?;
+            codegen::run(&workspace, &toolbox)?;
+        }
         Task::Build => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
@@ -151,18 +163,19 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             }
             bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
-        Task::Test { tiers, seed: Some(seed), filter: None } if tiers == [Tier::Sim] => {
+        Task::Test { tiers, seed: Some(seed), filter: None, kernel: None } if tiers == [Tier::Sim] => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             return tiers::run_seed(&workspace, &toolbox, seed);
         }
         Task::Test { seed: Some(_), .. } => anyhow::bail!("--seed goes with the tier sim alone"),
-        Task::Test { tiers, filter, seed: None } => {
-            let toolbox = setup::run(
-                &workspace,
-                setup::Show::Changes,
-                Needs { kubernetes: Tier::need_kubernetes(&tiers) },
-            )?;
-            return tiers::run(&workspace, &toolbox, &tiers, filter.as_deref());
+        Task::Test { tiers, kernel: Some(_), .. } if tiers != [Tier::Vm] => {
+            anyhow::bail!("--kernel goes with the tier vm alone")
+        }
+        Task::Test { tiers, filter, kernel, seed: None } => {
+            let needs = Needs { kubernetes: Tier::need_kubernetes(&tiers) };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
+            let asked = Asked { tiers: &tiers, filter: filter.as_deref(), kernel };
+            return tiers::run(&workspace, &toolbox, &asked);
         }
     }
     Ok(ExitCode::SUCCESS)

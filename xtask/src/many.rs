@@ -29,7 +29,12 @@ pub(crate) fn control_plane_dir(workspace: &Workspace, name: &str) -> PathBuf {
 
 impl ManyNodes {
     /// Builds all but the agents. Namespaces, files and pins begin with the name.
-    pub(crate) fn build(workspace: &Workspace, name: &str, underlay: Underlay, nodes_count: u8) -> Result<Self> {
+    pub(crate) fn build(
+        workspace: &Workspace,
+        name: &str,
+        underlay: Underlay,
+        nodes_count: u8,
+    ) -> Result<Self> {
         let fabric = Fabric::build(name, underlay, nodes_count)?;
         let dir = Some(control_plane_dir(workspace, name));
         let options = ControlPlaneOptions { dir, ..ControlPlaneOptions::default() };

@@ -29,5 +29,5 @@ pub use fact::FactRecord;
 pub(crate) use fact::{fact_of, record_of};
 pub use file::{Journal, JournalError, Loaded, Owner};
 pub use lock::{Lock, LockError};
-pub use snapshot::{FreshRecord, ObjectRecord, Snapshot, SnapshotError, SnapshotFile};
 pub use record::{AddressRecord, AssignRecord, HandleRecord, NetnsId, Record, WiredRecord};
+pub use snapshot::{FreshRecord, ObjectRecord, Snapshot, SnapshotError, SnapshotFile};

@@ -3,8 +3,8 @@
 //! What is to be done is decided in `ipam`; here it is written down and carried out. Where other nodes' agents read of
 //! it: nowhere. It is of an own block, or lent to this node, and both they let in from this node anyway.
 
-use ipam::protocol::{Fact, InnerNext, Next};
 use ipam::Assignment;
+use ipam::protocol::{Fact, InnerNext, Next};
 use model::{Handle, Identity, Workload};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -100,7 +100,11 @@ impl<S: Store> Node<S> {
             warn!("{text}");
         }
         match next {
-            InnerNext::NotNeeded | InnerNext::NoPool | InnerNext::Full | InnerNext::Keep(_) => {
+            InnerNext::NotNeeded
+            | InnerNext::NotYet
+            | InnerNext::NoPool
+            | InnerNext::Full
+            | InnerNext::Keep(_) => {
                 ledger.note(&[Fact::GaveUp { handle: holder }], now)?;
                 Ok(Step::Rest)
             }

@@ -132,7 +132,8 @@ impl Keep<Node> for NodeTable {
             for told in rows {
                 known.insert(told);
             }
-            let labels = |own: &Option<Versioned<Node>>| own.as_ref().map(|own| own.value.metadata.labels.clone());
+            let labels =
+                |own: &Option<Versioned<Node>>| own.as_ref().map(|own| own.value.metadata.labels.clone());
             known.rows != before || labels(&known.own) != labels(&own_before)
         });
     }

@@ -33,7 +33,8 @@ pub fn remote_of(
     }
     let peer_of: Vec<Option<u32>> =
         ranges.nodes.iter().map(|node| by_name.get(&node.name).copied()).collect();
-    let mode_of = |(name, _): &(PoolName, String)| pools.by_name(name).map_or(IpipMode::Always, |pool| pool.ipip_mode);
+    let mode_of =
+        |(name, _): &(PoolName, String)| pools.by_name(name).map_or(IpipMode::Always, |pool| pool.ipip_mode);
     let modes: Vec<IpipMode> = ranges.pools.iter().map(mode_of).collect();
     let at = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
     let mut served: Vec<(Cidr, Option<RemoteRange>)> = Vec::with_capacity(ranges.served.len());
@@ -143,7 +144,11 @@ mod tests {
             ],
         );
         // A block of one address that is lent.
-        check(&[("10.0.0.1/32", "a", "plain"), ("10.0.0.1/32", "b", "plain")], &[], &[("10.0.0.1/32", "b", Never)]);
+        check(
+            &[("10.0.0.1/32", "a", "plain"), ("10.0.0.1/32", "b", "plain")],
+            &[],
+            &[("10.0.0.1/32", "b", Never)],
+        );
         check(&[("10.0.0.1/32", "a", "plain"), ("10.0.0.1/32", "me", "plain")], &[], &[]);
         // Ours by the journal, whatever the copy still says; nodes that are gone; pools that are not known.
         check(&[("10.0.0.0/26", "a", "plain")], &["10.0.0.0/26"], &[]);

@@ -142,7 +142,9 @@ impl<S: Store> Operator<S> {
         })?;
         let handle = Handle::new(container_id, ifname).map_err(invalid)?;
         if handle.is_of_node() {
-            return Err(invalid("the node needs this address itself: take Tunnel out of its pool's allowedUses"));
+            return Err(invalid(
+                "the node needs this address itself: take Tunnel out of its pool's allowedUses",
+            ));
         }
         // An ADD under way is cancelled and taken back first, as by a DEL.
         let _turn = self.node.gates.queue_del(&handle).turn().await;
@@ -191,7 +193,8 @@ fn workload_of(ledger: &Ledger, handle: &Handle) -> String {
 }
 
 fn note_on(holder: &Handle) -> String {
-    let note = if holder.is_of_node() { "the node's own, for what it sends to encapsulated pools" } else { "" };
+    let note =
+        if holder.is_of_node() { "the node's own, for what it sends to encapsulated pools" } else { "" };
     note.to_owned()
 }
 

@@ -100,7 +100,12 @@ pub(crate) mod fake {
     }
 
     /// A frame with an IPv4 packet of this source and destination, header checksum right.
-    pub(crate) fn frame(protocol: u8, source: [u8; 4], destination: [u8; 4], rest: &[u8]) -> std::vec::Vec<u8> {
+    pub(crate) fn frame(
+        protocol: u8,
+        source: [u8; 4],
+        destination: [u8; 4],
+        rest: &[u8],
+    ) -> std::vec::Vec<u8> {
         let [high, low] = ((20 + rest.len()) as u16).to_be_bytes();
         let mut header = [0x45, 0, high, low, 0, 7, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         header[12..16].copy_from_slice(&source);

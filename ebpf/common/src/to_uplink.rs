@@ -145,7 +145,9 @@ mod tests {
                     assert!(fits, "{total_len}");
                     assert_eq!(outer[2..4], [0xff, 0xff]);
                 }
-                other => assert_eq!((other, fits), (ToUplink::Drop(DropReason::TooLong), false), "{total_len}"),
+                other => {
+                    assert_eq!((other, fits), (ToUplink::Drop(DropReason::TooLong), false), "{total_len}")
+                }
             }
         }
     }

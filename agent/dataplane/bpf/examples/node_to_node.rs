@@ -88,8 +88,7 @@ fn pin_to_one_cpu() -> Result<usize> {
 }
 
 fn measure_all(pin_dirs: &[PathBuf; 2]) -> Result<Map<String, Value>> {
-    let paths =
-        Way::ALL.into_iter().map(|way| Track::new(way, pin_dirs)).collect::<Result<Vec<_>>>()?;
+    let paths = Way::ALL.into_iter().map(|way| Track::new(way, pin_dirs)).collect::<Result<Vec<_>>>()?;
     let mut document = Map::new();
     let mut record = |what: &str, measure: &dyn Fn(&Track) -> Result<f64>| -> Result<()> {
         let mut samples = vec![Vec::new(); paths.len()];
@@ -157,7 +156,10 @@ impl Track {
     fn set_up_node(&self, at: usize, number: u8) -> Result<()> {
         let (node, pod) = (&self.nodes[at], &self.pods[at]);
         let (address, mtu) = (pod_address(number), self.way.mtu());
-        node.ip(&format!("link add host0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", pod.name()))?;
+        node.ip(&format!(
+            "link add host0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
+            pod.name()
+        ))?;
         let mac = node.link("host0")?.mac.map(|byte| format!("{byte:02x}")).join(":");
         node.ip_batch(&format!(
             "link set up0 mtu {UPLINK_MTU} up\naddr add {}/24 dev up0\nlink set host0 up\n\

@@ -4,11 +4,8 @@
 //! found again without any state of our own, replaced in place, and nothing else on the device is touched. The
 //! qdisc itself stays when they go: others may use it.
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle as WireHandle, TcMessage, TcOption};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 
 use aya::programs::SchedClassifier;
 use aya::programs::links::Link;
@@ -18,14 +15,12 @@ use aya::programs::tc::{
 
 use crate::attach::{Direction, interface_name};
 use crate::error::{BpfError, Context};
+use crate::netlink::dump;
 
 const PRIORITY: u16 = 1;
 const HANDLE_MAJOR: u16 = 0x7077;
 const HANDLE_MINOR: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(HANDLE_MAJOR, HANDLE_MINOR);
-
-/// Messages of one dump; a device with more filters than this is none of ours.
-const DUMP_MAX: usize = 65_536;
 
 /// The id of our program on one side of an interface, if it is there.
 pub(crate) fn find_filter(ifindex: u32, direction: Direction) -> Result<Option<u32>, BpfError> {
@@ -151,45 +146,4 @@ fn program_of(filter: &TcMessage, direction: Direction) -> Option<u32> {
 fn parent(direction: Direction) -> WireHandle {
     let minor = if direction.is_ingress() { 0xfff2 } else { 0xfff3 };
     WireHandle { major: 0xffff, minor }
-}
-
-/// One dump over a socket of the calling thread's network namespace.
-fn dump(request: RouteNetlinkMessage) -> std::io::Result<Vec<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    header.sequence_number = 1;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
-    let mut replies = Vec::new();
-    while replies.len() < DUMP_MAX {
-        let (received, _) = socket.recv_from_full()?;
-        let mut rest = received.as_slice();
-        while !rest.is_empty() {
-            let reply =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(std::io::Error::other)?;
-            let length = (reply.header.length as usize).next_multiple_of(4);
-            match reply.payload {
-                NetlinkPayload::Done(_) => return Ok(replies),
-                // A device without the qdisc, or no such device.
-                NetlinkPayload::Error(error) => {
-                    let error = error.to_io();
-                    return match error.raw_os_error() {
-                        None | Some(0 | libc::EINVAL | libc::ENODEV | libc::ENOENT) => Ok(replies),
-                        Some(_) => Err(error),
-                    };
-                }
-                NetlinkPayload::InnerMessage(inner) => replies.push(inner),
-                _ => {}
-            }
-            rest = rest.get(length.max(16)..).unwrap_or_default();
-        }
-    }
-    Err(std::io::Error::other(format!("more than {DUMP_MAX} messages in one dump")))
 }

@@ -63,6 +63,14 @@ pub enum BpfError {
         /// The greatest that fits.
         max: u16,
     },
+    /// The programs of an uplink read and write behind an Ethernet header.
+    #[error("{operation}: interface {ifindex} is no Ethernet: use the backend `device` there")]
+    NotEthernet {
+        /// What was attempted.
+        operation: &'static str,
+        /// The index.
+        ifindex: u32,
+    },
     /// Ranges of other nodes are looked up for IPv4 only.
     #[error("{cidr} is not an IPv4 range: only those are encapsulated")]
     NotIpv4 {

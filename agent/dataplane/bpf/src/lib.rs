@@ -14,6 +14,7 @@ mod attach;
 mod clsact;
 mod error;
 mod maps;
+mod netlink;
 mod pins;
 #[expect(unsafe_code, reason = "bpf(2) has no safe binding for what is needed there")]
 mod sys;
@@ -211,8 +212,9 @@ impl Bpf {
     /// encapsulated is dropped.
     ///
     /// # Errors
-    /// [`BpfError::NoInterface`], or what the kernel said.
+    /// [`BpfError::NoInterface`], [`BpfError::NotEthernet`], or what the kernel said.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<AttachOutcome, BpfError> {
+        netlink::require_ethernet(ifindex, "attaching programs to an uplink")?;
         self.attacher.attach(ifindex, Direction::UPLINK)
     }
 

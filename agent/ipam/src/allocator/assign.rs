@@ -266,7 +266,12 @@ impl NodeIpam {
 
     /// Which node to ask for an address of this pool when no block is left; `None` when the settings are against
     /// it or every owner has refused a short while ago.
-    pub(super) fn next_borrow(&self, view: &ClusterView<'_>, pool: &Pool, now: BootTime) -> Option<BlockBorrow> {
+    pub(super) fn next_borrow(
+        &self,
+        view: &ClusterView<'_>,
+        pool: &Pool,
+        now: BootTime,
+    ) -> Option<BlockBorrow> {
         if !may_borrow(view)
             || (self.is_at_limit(view, pool.family()) && view.settings.at_block_limit == AtBlockLimit::Fail)
         {

@@ -142,7 +142,10 @@ impl<S: Store> Node<S> {
                 Contact::Lost { elapsed, reason } if !lost => {
                     lost = true;
                     let since_s = elapsed.as_secs();
-                    warn!(since_s, reason, "the store does not answer; ADDs go on while own blocks have room");
+                    warn!(
+                        since_s,
+                        reason, "the store does not answer; ADDs go on while own blocks have room"
+                    );
                 }
                 Contact::Answers if lost => {
                     lost = false;

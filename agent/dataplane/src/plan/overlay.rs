@@ -32,11 +32,11 @@ struct Wanted {
 }
 
 /// This node's underlay address if packets to or from other nodes may be encapsulated: a node that serves and reaches
-/// nothing yet is sent packets all the same, and closed ranges are those of encapsulated pools.
+/// nothing yet is sent packets all the same, and closed ranges are those of encapsulated pools. Not while it is alone.
 fn overlay_address(desired: &DesiredState) -> Option<Ipv4Addr> {
     let ranged = desired.remote_ranges.iter().any(|range| range.ipip_mode.may_encapsulate());
     let closed = desired.closed_ranges.iter().any(|range| range.family() == Family::V4);
-    desired.underlay_ipv4.filter(|_| ranged || closed)
+    desired.underlay_ipv4.filter(|_| !desired.peers.is_empty() && (ranged || closed))
 }
 
 impl Wanted {

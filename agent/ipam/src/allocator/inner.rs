@@ -48,7 +48,11 @@ impl NodeIpam {
         let held = self.held_by(holder).into_iter().next();
         if let Some(held) = held {
             let stays = needed && view.pools.by_name(&held.pool).is_some_and(|pool| may_give(view, pool));
-            return if stays { InnerDecision::Keep(held.address) } else { InnerDecision::Return(held.address) };
+            return if stays {
+                InnerDecision::Keep(held.address)
+            } else {
+                InnerDecision::Return(held.address)
+            };
         }
         if !needed {
             return InnerDecision::NotNeeded;

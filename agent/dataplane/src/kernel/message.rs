@@ -146,7 +146,9 @@ pub(crate) fn set_tunnel(spec: &TunnelSpec, exists: bool) -> Request {
         InfoIpTunnel::Ttl(0),
         InfoIpTunnel::PMtuDisc(false),
     ];
-    let mut message = LinkUnspec::new_with_name(&spec.ifname).mtu(spec.mtu_bytes).build();
+    let link = LinkUnspec::new_with_name(&spec.ifname).mtu(spec.mtu_bytes);
+    // Its number is not known before it is there, so it is born up.
+    let mut message = if exists { link.build() } else { link.up().build() };
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::IpIp),
         LinkInfo::Data(InfoData::IpTunnel(data)),

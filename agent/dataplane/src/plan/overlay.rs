@@ -148,9 +148,7 @@ pub(crate) fn plan_tunnel(
         // What comes out of it has been checked by the program on the uplink, and may go back another way.
         ops.push(Op::SetSysctl { sysctl: Sysctl::RpFilter(TUNNEL_IFNAME.into()), value: 2 });
     }
-    if !found.is_some_and(|link| link.up) {
-        let ifindex = found.map_or(0, |link| link.ifindex);
-        ops.push(Op::SetLinkUp { ifname: TUNNEL_IFNAME.into(), ifindex });
-    }
+    let down = found.filter(|link| !link.up);
+    ops.extend(down.map(|link| Op::SetLinkUp { ifname: link.ifname.clone(), ifindex: link.ifindex }));
     Ok(ops)
 }

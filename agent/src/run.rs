@@ -133,6 +133,7 @@ fn settings_of(config: &Config) -> Settings {
         route_protocol: config.route_protocol,
         uplink: config.uplink.clone(),
         attach_mode: config.attach_mode,
+        encap_backend: config.encap_backend,
         max_pods: config.max_pods,
         max_pools: config.max_pools,
         ..Settings::new(config.bpf_pin_dir.clone())

@@ -15,6 +15,141 @@ use tracing::{error, info};
 use super::Operator;
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
 use crate::pods::INVENTED_UID_PREFIX;
+<<<<<<< HEAD
+use crate::random::Random;
+
+/// A change of one object that was checked and not made.
+#[derive(Debug)]
+struct Write<R> {
+    key: Key,
+    before: Option<Versioned<R>>,
+    after: R,
+}
+
+/// A change of any kind of object.
+#[derive(Debug)]
+enum AnyWrite {
+    Pool(Box<Write<IpPool>>),
+    Reservation(Write<IpReservation>),
+    Namespace(Write<Namespace>),
+    Pod(Write<Pod>),
+}
+
+/// The same for each kind, with the kind's copy.
+macro_rules! each {
+    ($any:expr, $world:expr, |$write:ident, $mirror:ident| $body:expr) => {
+        match $any {
+            AnyWrite::Pool($write) => {
+                let $mirror = &$world.pools;
+                $body
+            }
+            AnyWrite::Reservation($write) => {
+                let $mirror = &$world.reservations;
+                $body
+            }
+            AnyWrite::Namespace($write) => {
+                let $mirror = &$world.namespaces;
+                $body
+            }
+            AnyWrite::Pod($write) => {
+                let $mirror = &$world.pods;
+                $body
+            }
+        }
+    };
+}
+
+impl<R: Resource> Write<R> {
+    fn plan(mirror: &Mirror<R>, key: &Key, mut after: R, invented: impl FnOnce() -> String) -> Self {
+        let before = mirror.get(key);
+        let metadata = after.metadata_mut();
+        if metadata.uid.is_empty() {
+            metadata.uid = before.as_ref().map_or_else(invented, |before| before.uid.clone());
+        }
+        // What the store and others keep in it is no manifest's business.
+        if let Some(before) = before.as_ref().map(|before| before.value.metadata()) {
+            metadata.finalizers.clone_from(&before.finalizers);
+            metadata.deletion_timestamp.clone_from(&before.deletion_timestamp);
+            metadata.owner_references.clone_from(&before.owner_references);
+        }
+        Self { key: key.clone(), before, after }
+    }
+
+    fn outcome(&self) -> &'static str {
+        match &self.before {
+            None => "created",
+            Some(before) if before.value == self.after => "unchanged",
+            Some(_) => "configured",
+        }
+    }
+
+    /// The revision it is in force at; `None` if nothing was to be done.
+    async fn exec<S: Store>(&self, store: &S) -> Result<Option<Revision>, StoreError> {
+        let Some(before) = &self.before else {
+            return store.create(self.after.clone()).await.map(|created| Some(created.revision));
+        };
+        if before.value == self.after {
+            return Ok(None);
+        }
+        if before.uid == self.after.metadata().uid {
+            return store
+                .compare_and_swap(before.revision, self.after.clone())
+                .await
+                .map(|now| Some(now.revision));
+        }
+        // Another object under the same name, such as a pod that was made anew.
+        store.compare_and_delete::<R>(&self.key, before.revision).await?;
+        match store.create(self.after.clone()).await {
+            Ok(created) => Ok(Some(created.revision)),
+            Err(error) => {
+                store.create(before.value.clone()).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn undo<S: Store>(&self, store: &S, written: Revision) -> Result<(), StoreError> {
+        match &self.before {
+            Some(before) if before.uid == self.after.metadata().uid => {
+                store.compare_and_swap(written, before.value.clone()).await.map(drop)
+            }
+            Some(before) => {
+                store.compare_and_delete::<R>(&self.key, written).await?;
+                store.create(before.value.clone()).await.map(drop)
+            }
+            None => store.compare_and_delete::<R>(&self.key, written).await.map(drop),
+        }
+    }
+}
+
+impl AnyWrite {
+    fn plan(world: &World, random: &Random, validated: Validated) -> (Kind, Self) {
+        let key = &validated.key;
+        let kind = validated.object.kind();
+        let uuid = || random.uuid();
+        let write = match validated.object {
+            Object::Pool(pool) => {
+                let mut write = Write::plan(&world.pools, key, pool.0, uuid);
+                // A pool is the same one whatever uid its manifest was exported with.
+                if let Some(before) = &write.before {
+                    write.after.metadata.uid.clone_from(&before.uid);
+                    write.after.status.clone_from(&before.value.status);
+                }
+                Self::Pool(Box::new(write))
+            }
+            Object::Reservation(object, _) => {
+                Self::Reservation(Write::plan(&world.reservations, key, object, uuid))
+            }
+            Object::Namespace(object) => Self::Namespace(Write::plan(&world.namespaces, key, object, uuid)),
+            Object::Pod(object) => Self::Pod(Write::plan(&world.pods, key, object, || {
+                format!("{INVENTED_UID_PREFIX}{}", uuid())
+            })),
+        };
+        (kind, write)
+    }
+}
+=======
+>>>>>>> main
 
 impl<S: Store> Operator<S> {
     /// Serves an apply.

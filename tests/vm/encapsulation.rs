@@ -103,10 +103,8 @@ fn every_outer_header_is_that_of_the_kernel() {
     for (len, fragment) in [(28, 0), (28, DF), (1479, DF), (1480, 0), (1480, DF)] {
         packets.push(Ipv4 { fragment, ..datagram(packets.len(), len) });
     }
-    // A protocol that nobody knows, and a fragment of somebody's.
+    // A protocol that nobody knows. No fragments alone: connection tracking on a node of ours waits for the rest.
     packets.push(Ipv4 { protocol: 253, ..datagram(packets.len(), 77) });
-    packets.push(Ipv4 { fragment: 0x2000, ..datagram(packets.len(), 68) });
-    packets.push(Ipv4 { fragment: 100, ..datagram(packets.len(), 71) });
     check(&packets);
 }
 

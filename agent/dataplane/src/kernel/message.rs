@@ -72,8 +72,11 @@ pub(crate) fn delete_link(ifindex: u32) -> Request {
     (RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(ifindex).build()).into(), 0)
 }
 
-pub(crate) fn set_link_up(ifindex: u32) -> Request {
-    (RouteNetlinkMessage::SetLink(LinkUnspec::new_with_index(ifindex).up().build()).into(), 0)
+/// By number; by name where the number is not known yet (0), because the interface is made in the same run.
+pub(crate) fn set_link_up(ifname: &str, ifindex: u32) -> Request {
+    let link =
+        if ifindex == 0 { LinkUnspec::new_with_name(ifname) } else { LinkUnspec::new_with_index(ifindex) };
+    (RouteNetlinkMessage::SetLink(link.up().build()).into(), 0)
 }
 
 pub(crate) fn add_address(ifindex: u32, address: IpAddr) -> Request {

@@ -255,6 +255,12 @@ impl<'s> Pod<'s> {
         harness::cni::addresses(&self.result)
     }
 
+    /// The largest packet that its interface takes.
+    pub(crate) fn mtu_bytes(&self) -> usize {
+        let shown = self.netns.ip_json("link show dev eth0").unwrap();
+        shown[0]["mtu"].as_u64().unwrap().try_into().unwrap()
+    }
+
     /// The first address, by the ADD's result.
     pub(crate) fn address(&self) -> IpAddr {
         self.addresses()[0]

@@ -46,6 +46,21 @@ impl Clock {
     }
 }
 
+impl Clock {
+    /// The time of day as RFC 3339, for people; nothing compares it.
+    #[must_use]
+    pub fn wall_time_text(&self) -> String {
+        match self.source {
+            Source::Kernel => format!("{:.0}", jiff::Timestamp::now()),
+            // Of a run that can be repeated: as if the machine had booted when all time began.
+            Source::Runtime { .. } => {
+                let ms = i64::try_from(self.now().as_millis()).unwrap_or(i64::MAX);
+                jiff::Timestamp::from_millisecond(ms).map(|at| format!("{at:.0}")).unwrap_or_default()
+            }
+        }
+    }
+}
+
 /// The kernel's random id of this boot; state of another boot is void.
 ///
 /// # Errors
@@ -73,5 +88,6 @@ mod tests {
         assert_eq!(clock.now().as_millis(), 0);
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert_eq!(clock.now().as_millis(), 1500);
+        assert_eq!(clock.wall_time_text(), "1970-01-01T00:00:01Z");
     }
 }

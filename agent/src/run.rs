@@ -8,6 +8,7 @@ use anyhow::Context;
 use dataplane::{Dataplane, Settings};
 use store::Store;
 use store::embedded::{EmbeddedStore, OpenOptions};
+use store::kubernetes::{KubernetesStore, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -108,6 +109,9 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_inner(&stop),
         node.follow_memory(&stop),
         node.follow_admission(&stop),
+        node.follow_contact(&stop),
+        node.follow_conditions(&stop),
+        node.follow_publishing(&stop),
         node.follow_freshness(&stop)
     );
 }
@@ -129,6 +133,7 @@ fn settings_of(config: &Config) -> Settings {
         route_protocol: config.route_protocol,
         uplink: config.uplink.clone(),
         attach_mode: config.attach_mode,
+        encap_backend: config.encap_backend,
         max_pods: config.max_pods,
         max_pools: config.max_pools,
         ..Settings::new(config.bpf_pin_dir.clone())
@@ -186,6 +191,12 @@ async fn retire_now_and_then<S: Store>(node: &Node<S>, stop: &CancellationToken)
     }
 }
 
-async fn open_kubernetes(kubeconfig: Option<&Path>, _config: &Config) -> anyhow::Result<EmbeddedStore> {
-    anyhow::bail!("{kubeconfig:?}")
+/// Asks the server nothing: that it is away is the node's business.
+async fn open_kubernetes(kubeconfig: Option<&Path>, config: &Config) -> anyhow::Result<KubernetesStore> {
+    let options = Options {
+        kubeconfig: kubeconfig.map(Path::to_owned),
+        node_name: Some(config.node_name.clone()),
+        ..Options::default()
+    };
+    KubernetesStore::connect(options).await.context("open the store")
 }

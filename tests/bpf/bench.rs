@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use bpf::{Bpf, Endpoint, OpenOptions, PoolCounters, PoolRule};
-use harness::NetNs;
+use bpf::{AttachMode, Bpf, Endpoint, OpenOptions, PoolCounters, PoolRule};
+use harness::{NetNs, has_tcx};
 use model::{Dscp, TagId};
 
 use crate::frames::{POD_V4, POD_V6};
@@ -21,6 +21,11 @@ pub(crate) const DROP: u32 = 2;
 pub(crate) const TAG: u16 = 5;
 /// What [`TAG`] looks like in a mark.
 pub(crate) const MARK: u32 = 0x0005_0000;
+
+/// How programs can be attached in the running kernel.
+pub(crate) fn attach_modes() -> &'static [AttachMode] {
+    if has_tcx() { &[AttachMode::Tcx, AttachMode::Clsact] } else { &[AttachMode::Clsact] }
+}
 
 /// A directory for pins that is gone afterwards, whatever happens.
 pub(crate) struct PinDir(PathBuf);

@@ -14,6 +14,7 @@ mod maps;
 mod nodes;
 mod path_mtu;
 mod tagging;
+mod tcx;
 mod to_uplink;
 mod traffic;
 mod underlay;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bpf::{AttachMode, AttachOutcome, Bpf, Endpoint, OpenOptions};
 use harness::{Capture, Direction, NetNs, RawSender};
 
-use crate::bench::{PinDir, TAG, rule, tag_id};
+use crate::bench::{PinDir, TAG, attach_modes, rule, tag_id};
 use crate::frames::{Arp, OTHER_V4, OTHER_V6, POD_V4, POD_V6, SHORTEST, V4, V6, ethernet};
 
 /// A host and a pod joined by a veth pair, the programs attached on the host's end.
@@ -81,7 +81,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_tag_that_the_kernel_takes_out_of_the_frame_is_seen() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut wire = Wire::new(mode);
         let sender = wire.sender();
         let own = V4::from(POD_V4).frame();
@@ -140,7 +140,7 @@ fn what_is_cut_short_on_its_way_into_the_pod_arrives_uncounted() {
 
 #[test]
 fn real_packets_are_judged_marked_and_counted() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut wire = Wire::new(mode);
         wire.host
             .nft(
@@ -177,7 +177,7 @@ fn real_packets_are_judged_marked_and_counted() {
 
 #[test]
 fn replies_are_counted_on_their_way_into_the_pod() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut wire = Wire::new(mode);
         let capture = Capture::start(&wire.pod, "eth0", Direction::In).unwrap();
         let frame = V6 { destination: POD_V6, ..V6::from("2001:db8::1".parse().unwrap()) }.frame();
@@ -190,7 +190,7 @@ fn replies_are_counted_on_their_way_into_the_pod() {
 
 #[test]
 fn no_packet_escapes_while_programs_are_replaced() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut wire = Wire::new(mode);
         let sender = wire.sender();
         let spoofed = Arp::reply(OTHER_V4).frame();
@@ -234,7 +234,7 @@ fn no_packet_escapes_while_programs_are_replaced() {
 
 #[test]
 fn traffic_goes_on_judged_when_the_process_is_gone() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut wire = Wire::new(mode);
         let sender = wire.sender();
         sender.send(&V4::from(OTHER_V4).frame()).unwrap();

@@ -14,7 +14,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use crate::bench::{PinDir, rule};
+use crate::bench::{PinDir, attach_modes, rule};
 use crate::frames::{SHORTEST, V4};
 use crate::nodes::{STRANGER, between, inside};
 
@@ -213,7 +213,7 @@ fn ping(from: &NetNs, to: Ipv4Addr, payload_len: usize, df: bool) -> bool {
 
 #[test]
 fn pods_and_nodes_reach_each_other_inside_outer_headers_only() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let net = Underlay::flat(mode);
         let (a, b) = (&net.a, &net.b);
         let wire = Capture::start(&b.node, "up0", Direction::Both).unwrap();
@@ -326,7 +326,7 @@ fn aggregates_above_64_kib_are_dropped_by_their_own_reason() {
 
 #[test]
 fn a_narrow_way_is_told_to_the_sender() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let net = Underlay::routed(mode);
         let (a, b) = (&net.a, &net.b);
         assert!(ping(&a.pod, b.pod_address, 56, false), "{mode:?}");
@@ -366,7 +366,7 @@ fn a_narrow_way_that_nobody_tells_of_swallows_what_does_not_fit() {
 
 #[test]
 fn what_is_cut_short_or_forged_on_the_wire_is_dropped_by_its_reason() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let net = Underlay::flat(mode);
         let (a, b) = (&net.a, &net.b);
         let sender = RawSender::new(&a.node, "up0").unwrap();
@@ -404,7 +404,7 @@ fn what_is_cut_short_or_forged_on_the_wire_is_dropped_by_its_reason() {
 
 #[test]
 fn traffic_goes_on_while_the_programs_are_replaced() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let mut net = Underlay::flat(mode);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -11,7 +11,7 @@ use bpf::{
 use harness::NetNs;
 use model::Cidr;
 
-use crate::bench::{Bench, PinDir};
+use crate::bench::{Bench, PinDir, attach_modes};
 use crate::nodes::{LOCAL, NODE_B, NODE_C};
 
 const BOTH_OK: UplinkAttachment = UplinkAttachment { from_uplink_ok: true, to_uplink_ok: true };
@@ -148,7 +148,7 @@ impl Node {
 
 #[test]
 fn uplink_programs_outlive_the_process_and_are_adopted_or_replaced() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let node = Node::new(mode);
         let mut bpf = node.open();
         bpf.set_uplink(node.ifindex, RULE).unwrap();
@@ -193,7 +193,7 @@ fn half_of_an_uplink_is_seen_and_completed() {
 
 #[test]
 fn an_uplink_that_is_gone_is_forgotten_with_its_rule() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let node = Node::new(mode);
         let mut bpf = node.open();
         bpf.set_uplink(node.ifindex, RULE).unwrap();
@@ -221,7 +221,7 @@ fn an_interface_without_ethernet_headers_is_refused() {
 
 #[test]
 fn everything_is_removed_with_the_rest() {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in attach_modes() {
         let node = Node::new(mode);
         let mut bpf = node.open();
         node.attach(&mut bpf);

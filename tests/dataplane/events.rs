@@ -44,8 +44,8 @@ fn a_tampered_route_is_repaired_by_its_event() {
             };
             check(&mut events, "route del 10.77.0.1", &[Event::Route]).await;
             check(&mut events, "-6 route del fd77::1", &[Event::Route]).await;
-            check(&mut events, "link set HOST down", &[Event::Link, Event::Route, Event::Address]).await;
-            check(&mut events, "addr add 192.0.2.77/32 dev up0", &[Event::Address, Event::Route]).await;
+            check(&mut events, "link set HOST down", &[Event::Link, Event::Route, Event::Underlay]).await;
+            check(&mut events, "addr add 192.0.2.77/32 dev up0", &[Event::Underlay]).await;
             settle(&mut events).await;
             assert_eq!(node.reconcile_ok(&desired), [""; 0]);
             assert_eq!(next(&mut events).await, None, "a run that plans nothing makes no event");

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use dataplane::{AttachMode, Dataplane, WireError};
-use harness::Run;
 use harness::lab::{OUTSIDE_IPV4, OUTSIDE_IPV6};
+use harness::{Run, has_tcx};
 use model::Identity;
 
 use crate::fixture::{MTU_BYTES, Node, Pod, pools, wiring};
@@ -27,7 +27,8 @@ fn a_wired_pod_passes_its_check_and_leaves_nothing_when_unwired() {
         let left = pod.netns.ip_json("link show").unwrap();
         assert_eq!(left.as_array().unwrap().len(), 1, "only lo is left in the pod: {left}");
     };
-    for mode in [AttachMode::Auto, AttachMode::Tcx, AttachMode::Clsact] {
+    let tcx = has_tcx().then_some(AttachMode::Tcx);
+    for mode in [AttachMode::Auto, AttachMode::Clsact].into_iter().chain(tcx) {
         check(mode, Pod::v4(1));
         check(mode, Pod::v6(2));
         check(mode, Pod::dual(3));

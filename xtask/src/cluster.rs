@@ -1,31 +1,33 @@
-//! A control plane for people: real, small, and gone without a trace when it is taken down.
+//! A control plane for people, with or without nodes: real, small, and gone without a trace when it is taken down.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use harness::{ControlPlane, ControlPlaneOptions, Kubernetes};
+use harness::{ControlPlane, ControlPlaneOptions, Kubernetes, Underlay};
 
+use crate::many::{self, ManyNodes};
 use crate::report::{bold, green, seconds};
 use crate::workspace::Workspace;
 
-/// Everything about it is in here.
-fn dir(workspace: &Workspace) -> PathBuf {
-    workspace.cache.join("cluster")
-}
+/// Names of everything it is begin with this.
+const NAME: &str = "pwcluster";
 
 /// Starts etcd and the API server, applies Poolward's resource definitions, and says what to type next.
 ///
 /// # Errors
 /// One is up already, or something does not start.
-pub(crate) fn up(workspace: &Workspace) -> Result<()> {
-    let dir = dir(workspace);
+pub(crate) fn up(workspace: &Workspace, nodes_count: u8) -> Result<()> {
+    let found = many::standing(workspace, NAME)?;
     ensure!(
-        !dir.exists(),
-        "a cluster is up already (or was cut short) in {}: `cargo xtask cluster down` takes it down",
-        dir.display()
+        found.is_empty(),
+        "a cluster is up already (or was cut short): `cargo xtask cluster down` takes it down; there is {}",
+        found.join(", ")
     );
     let started = Instant::now();
+    if nodes_count > 0 {
+        return up_with_nodes(workspace, nodes_count, started);
+    }
+    let dir = many::control_plane_dir(workspace, NAME);
     let options = ControlPlaneOptions { dir: Some(dir), ..ControlPlaneOptions::default() };
     let control_plane = ControlPlane::start(&options)?;
     let definitions = apply_definitions(workspace, &control_plane)?;
@@ -48,15 +50,55 @@ pub(crate) fn up(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Applies every manifest of deploy/crds.
-fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Result<String> {
+/// The same with nodes, each in a network namespace and with its agent.
+fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Result<()> {
+    let all = ManyNodes::build(workspace, NAME, Underlay::Routed, nodes_count)?;
+    let mut agents = all.start_agents()?;
+    let kubectl = Kubernetes::find()?.program("kubectl");
+    let inside = |netns: &str, command: &str| format!("nsenter --net=/run/netns/{netns} {command}");
+    let first = all.fabric.nodes.first().context("no node")?;
+    let kubectl = inside(
+        all.management.netns().name(),
+        &format!(
+            "{} --kubeconfig {}",
+            kubectl.display(),
+            all.management.control_plane.kubeconfig().display()
+        ),
+    );
+    let ctl = workspace.target.join("release/poolwardctl");
+    let text = format!(
+        "{} {nodes_count} nodes and {}, in {}\n\n  \
+         alias kubectl='{kubectl}'\n  \
+         kubectl get nodes,ippools,ipblocks\n  \
+         {} --socket {} status\n  \
+         {}\n  \
+         less {}\n  \
+         cargo xtask cluster down\n",
+        green("up:"),
+        bold(&all.management.control_plane.server()),
+        seconds(started.elapsed()),
+        ctl.display(),
+        first.files.socket().display(),
+        inside(first.netns.name(), "ip route"),
+        first.files.log().display(),
+    );
+    agents.iter_mut().for_each(harness::Agent::leave_running);
+    drop(agents);
+    all.keep();
+    print!("{text}");
+    Ok(())
+}
+
+/// Applies every manifest of deploy/crds. Their rules (CEL) are unknown to a kubectl of before 1.25, which takes them for
+/// mistakes unless told not to look.
+pub(crate) fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Result<String> {
     let crds = workspace.root.join("deploy/crds");
     if !crds.is_dir() {
         return Ok("without resource definitions, there are none in deploy/crds".to_owned());
     }
     let path = crds.to_str().context("the workspace's path is no text")?;
     let kubectl = control_plane.kubectl()?;
-    let applied = kubectl.run(&["apply", "-f", path])?;
+    let applied = kubectl.run(&["apply", "--validate=false", "-f", path])?;
     kubectl.run(&["wait", "--for=condition=established", "--timeout=60s", "-f", path])?;
     Ok(format!("{} resource definitions applied", applied.lines().count()))
 }
@@ -66,7 +108,8 @@ fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Res
 /// # Errors
 /// A process does not go.
 pub(crate) fn down(workspace: &Workspace) -> Result<()> {
-    let was_up = ControlPlane::stop_left_running(&dir(workspace))?;
+    let was_up = !many::standing(workspace, NAME)?.is_empty();
+    many::take_down(workspace, NAME)?;
     println!("{}", if was_up { "the cluster is down" } else { "no cluster is up" });
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! Starts the real agent in a network namespace of its own, applies `deploy/examples/walkthrough.yaml`, calls the real
 //! plugin for every pod as a container runtime would, and then believes nobody: marks are what an nft rule on the node
 //! counted, DSCP and sources are what a packet socket at the firewall captured, verdicts are the firewall's own
-//! counters. It fails when what it sees is not what was promised.
+//! counters. It fails when what it sees is not what was promised. With several nodes: [`nodes`].
 
+mod nodes;
 mod observe;
 mod outcome;
 mod spoof;
@@ -15,16 +16,19 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use harness::{NetNs, NodeFiles, stop_left_running};
+use harness::{NodeFiles, stop_left_running};
 
 use self::outcome::Outcome;
 use self::stage::{NAME, Stage};
+use crate::many;
 use crate::report::{bold, green, red, seconds};
 use crate::workspace::Workspace;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options<'a> {
+    /// How many nodes; more than one share a real API server.
+    pub(crate) nodes_count: u8,
     /// Leave everything standing.
     pub(crate) keep: bool,
     /// Where to write the result as JSON.
@@ -38,9 +42,12 @@ pub(crate) struct Options<'a> {
 pub(crate) fn run(workspace: &Workspace, options: Options<'_>) -> Result<()> {
     let started = Instant::now();
     ensure!(
-        standing()?.is_empty(),
+        standing(workspace)?.is_empty(),
         "a demo is standing already (or was cut short): look around, or take it down with `cargo xtask demo --clean`"
     );
+    if options.nodes_count > 1 {
+        return nodes::run(workspace, options, started);
+    }
     let examples = workspace.root.join("deploy/examples");
     let network = step("network namespaces: a node, a firewall, a server outside", stage::build_network)?;
     let files = NodeFiles::create(NAME)?;
@@ -78,8 +85,13 @@ pub(crate) fn run(workspace: &Workspace, options: Options<'_>) -> Result<()> {
             Ok(())
         })?;
     }
+    finish(&broken, started)
+}
+
+/// The last lines: what does not hold, or that all does.
+fn finish(broken: &[String], started: Instant) -> Result<()> {
     println!();
-    for promise in &broken {
+    for promise in broken {
         println!("{} {promise}", red("not as promised:"));
     }
     ensure!(broken.is_empty(), "{} of the demo's promises do not hold", broken.len());
@@ -91,25 +103,21 @@ pub(crate) fn run(workspace: &Workspace, options: Options<'_>) -> Result<()> {
 ///
 /// # Errors
 /// Something of it does not go.
-pub(crate) fn clean() -> Result<()> {
-    let found = standing()?;
-    let files = NodeFiles::open(NAME);
-    let stopped = stop_left_running(&files)?;
-    for netns in NetNs::list(&format!("{NAME}-"))? {
-        NetNs::delete(&netns)?;
-    }
+pub(crate) fn clean(workspace: &Workspace) -> Result<()> {
+    let found = standing(workspace)?;
+    stop_left_running(&NodeFiles::open(NAME))?;
+    many::take_down(workspace, NAME)?;
     NodeFiles::remove(NAME)?;
-    let agent = if stopped { ", its agent stopped" } else { "" };
     println!(
         "{}",
-        if found.is_empty() { "no demo is standing".to_owned() } else { format!("the demo is down{agent}") }
+        if found.is_empty() { "no demo is standing" } else { "the demo is down, its agents stopped" }
     );
     Ok(())
 }
 
 /// What is there of a demo.
-fn standing() -> Result<Vec<String>> {
-    let mut found = NetNs::list(&format!("{NAME}-"))?;
+fn standing(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut found = many::standing(workspace, NAME)?;
     if NodeFiles::exist(NAME) {
         found.push(NAME.to_owned());
     }

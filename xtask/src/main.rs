@@ -6,12 +6,15 @@
 mod bench;
 mod build;
 mod cluster;
+mod codegen;
 mod demo;
 mod interrupt;
 mod logged;
+mod many;
 mod report;
 mod setup;
 mod tiers;
+mod vm;
 mod workspace;
 
 use std::path::PathBuf;
@@ -21,7 +24,8 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::setup::Needs;
-use crate::tiers::Tier;
+use crate::tiers::{Asked, Tier};
+use crate::vm::Kernel;
 use crate::workspace::Workspace;
 
 /// Set-up, build, tests, demo and benchmarks of Poolward.
@@ -47,6 +51,9 @@ enum Task {
     Build,
     /// One node, six pods and a firewall, for real: what Poolward promises, seen from outside
     Demo {
+        /// Several nodes and a real Kubernetes API server instead of one node
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
         /// Leave everything standing, and say how to look around
         #[arg(long)]
         keep: bool,
@@ -72,6 +79,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Write the generated files anew: the custom resource definitions in deploy/crds
+    Codegen,
     /// Run test tiers: all of them, or those named
     Test {
         /// Which tiers
@@ -80,6 +89,9 @@ enum Task {
         /// Of the simulation, run this seed only and show everything that happens
         #[arg(long, value_name = "SEED")]
         seed: Option<u64>,
+        /// Of the guest kernels, boot this one only and show everything it prints
+        #[arg(long, value_enum, value_name = "KERNEL")]
+        kernel: Option<Kernel>,
         /// Only tests whose name contains this
         #[arg(last = true)]
         filter: Option<String>,
@@ -89,7 +101,11 @@ enum Task {
 #[derive(Debug, Subcommand)]
 enum ClusterAction {
     /// Start etcd and the API server, and say what to type next
-    Up,
+    Up {
+        /// Also so many nodes, in network namespaces, each with its agent
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=99))]
+        nodes: u8,
+    },
     /// End them, and delete all that was in them
     Down,
 }
@@ -116,19 +132,28 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Setup { print_path: false, kubernetes } => {
             setup::run(&workspace, setup::Show::Every, Needs { kubernetes })?;
         }
+        Task::Codegen => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: false })?;
+            codegen::run(&workspace, &toolbox)?;
+        }
         Task::Build => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
         }
-        Task::Demo { clean: true, .. } => demo::clean()?,
-        Task::Demo { keep, json, clean: false } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
+        Task::Demo { clean: true, .. } => demo::clean(&workspace)?,
+        Task::Demo { nodes, keep, json, clean: false } => {
+            let needs = Needs { kubernetes: nodes > 1 };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             build::release(&workspace, &toolbox)?;
-            demo::run(&workspace, demo::Options { keep, json: json.as_deref() })?;
+            let options = demo::Options { nodes_count: nodes, keep, json: json.as_deref() };
+            demo::run(&workspace, options)?;
         }
-        Task::Cluster { action: ClusterAction::Up } => {
-            setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
-            cluster::up(&workspace)?;
+        Task::Cluster { action: ClusterAction::Up { nodes } } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
+            if nodes > 0 {
+                build::release(&workspace, &toolbox)?;
+            }
+            cluster::up(&workspace, nodes)?;
         }
         Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {
@@ -138,18 +163,19 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             }
             bench::run(&workspace, &toolbox, which, json.as_deref())?;
         }
-        Task::Test { tiers, seed: Some(seed), filter: None } if tiers == [Tier::Sim] => {
+        Task::Test { tiers, seed: Some(seed), filter: None, kernel: None } if tiers == [Tier::Sim] => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             return tiers::run_seed(&workspace, &toolbox, seed);
         }
         Task::Test { seed: Some(_), .. } => anyhow::bail!("--seed goes with the tier sim alone"),
-        Task::Test { tiers, filter, seed: None } => {
-            let toolbox = setup::run(
-                &workspace,
-                setup::Show::Changes,
-                Needs { kubernetes: Tier::need_kubernetes(&tiers) },
-            )?;
-            return tiers::run(&workspace, &toolbox, &tiers, filter.as_deref());
+        Task::Test { tiers, kernel: Some(_), .. } if tiers != [Tier::Vm] => {
+            anyhow::bail!("--kernel goes with the tier vm alone")
+        }
+        Task::Test { tiers, filter, kernel, seed: None } => {
+            let needs = Needs { kubernetes: Tier::need_kubernetes(&tiers) };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
+            let asked = Asked { tiers: &tiers, filter: filter.as_deref(), kernel };
+            return tiers::run(&workspace, &toolbox, &asked);
         }
     }
     Ok(ExitCode::SUCCESS)

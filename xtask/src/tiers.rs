@@ -19,9 +19,16 @@
 //! | mutants | `poolward-protocol-check mutants`: every seeded bug of it is caught, one case a bug |
 //! | sim | `poolward-sim`: whole agents under simulated time, one case a seed |
 //!
+//! And one runs test programs elsewhere (`guests`):
+//!
+//! | tier | what |
+//! |---|---|
+//! | vm | the integration test `vm`, and those of the kernel that guests can show something new about, in guest kernels |
+//!
 //! A tier that was asked for and cannot run fails; so does one in which no test ran, or in which tests were ignored.
 
 mod discover;
+mod guests;
 mod outcome;
 mod program;
 
@@ -36,6 +43,7 @@ use self::outcome::Outcome;
 pub(crate) use self::program::run_seed;
 use crate::report::{Table, bold, green, red, seconds};
 use crate::setup::Toolbox;
+use crate::vm::Kernel;
 use crate::workspace::Workspace;
 use crate::{build, logged};
 
@@ -63,11 +71,13 @@ pub(crate) enum Tier {
     Model,
     /// Seeded bugs of the allocation protocol, each to be caught
     Mutants,
+    /// eBPF programs, pods and tunnels in guest kernels
+    Vm,
 }
 
 impl Tier {
     /// All of them, cheapest first.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unit,
         Self::Property,
         Self::Model,
@@ -75,6 +85,7 @@ impl Tier {
         Self::Sim,
         Self::Bpf,
         Self::Netns,
+        Self::Vm,
         Self::Kubernetes,
         Self::Nodes,
     ];
@@ -95,6 +106,7 @@ impl Tier {
             Self::Nodes => "nodes",
             Self::Model => "model",
             Self::Mutants => "mutants",
+            Self::Vm => "vm",
         }
     }
 
@@ -102,7 +114,7 @@ impl Tier {
     fn threads_count(self) -> Option<u32> {
         match self {
             Self::Unit | Self::Property | Self::Model | Self::Mutants | Self::Sim => None,
-            Self::Bpf => Some(2),
+            Self::Bpf | Self::Vm => Some(2),
             Self::Netns | Self::Kubernetes | Self::Nodes => Some(1),
         }
     }
@@ -123,29 +135,35 @@ impl TierResult {
     }
 }
 
+/// What somebody wants to be run.
+pub(crate) struct Asked<'a> {
+    /// Which tiers; none for all.
+    pub(crate) tiers: &'a [Tier],
+    /// Only tests whose name contains this.
+    pub(crate) filter: Option<&'a str>,
+    /// Of the guest kernels only this one, with everything it prints.
+    pub(crate) kernel: Option<Kernel>,
+}
+
 /// Runs the tiers, or all when none is named.
 ///
 /// # Errors
 /// Nothing could be run at all. Failing tests are no error but an exit code.
-pub(crate) fn run(
-    workspace: &Workspace,
-    toolbox: &Toolbox,
-    asked: &[Tier],
-    filter: Option<&str>,
-) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, asked: &Asked<'_>) -> Result<ExitCode> {
     let started = Instant::now();
-    let tiers: Vec<Tier> = Tier::ALL.into_iter().filter(|t| asked.is_empty() || asked.contains(t)).collect();
+    let is_asked = |tier: &Tier| asked.tiers.is_empty() || asked.tiers.contains(tier);
+    let tiers: Vec<Tier> = Tier::ALL.into_iter().filter(is_asked).collect();
     let mut results = Vec::new();
     for tier in tiers {
         let tier_started = Instant::now();
         let mut result =
             TierResult { tier, outcome: Outcome::default(), problems: Vec::new(), took: Duration::default() };
-        if let Err(error) = run_tier(workspace, toolbox, filter, &mut result) {
+        if let Err(error) = run_tier(workspace, toolbox, asked, &mut result) {
             result.problems.push(format!("{error:#}"));
         }
         crate::interrupt::check()?;
         if result.problems.is_empty() && result.outcome.ran() == 0 {
-            let matching = filter.map_or_else(String::new, |filter| format!(" matching {filter:?}"));
+            let matching = asked.filter.map_or_else(String::new, |filter| format!(" matching {filter:?}"));
             result.problems.push(format!("no test{matching} ran"));
         }
         if result.outcome.ignored > 0 {
@@ -170,10 +188,13 @@ pub(crate) fn run(
 fn run_tier(
     workspace: &Workspace,
     toolbox: &Toolbox,
-    filter: Option<&str>,
+    asked: &Asked<'_>,
     result: &mut TierResult,
 ) -> Result<()> {
-    let tier = result.tier;
+    let (tier, filter) = (result.tier, asked.filter);
+    if tier == Tier::Vm {
+        return guests::run(workspace, toolbox, asked, result);
+    }
     if let Some(program) = program::of_tier(tier) {
         return program::run(workspace, toolbox, &program, filter, result);
     }

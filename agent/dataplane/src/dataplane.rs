@@ -2,92 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bpf::{AttachMode, PoolCounters};
-use model::{Handle, Identity, IdentityError, MarkLayout, TagId};
-use tokio::time::Instant;
+use model::{Handle, Identity, IdentityError, TagId};
 
 use crate::activity::{Activity, Epoch};
 use crate::check::{self, Difference, PodState};
-use crate::desired::{DesiredState, Pool};
 use crate::events::Events;
 use crate::interpreter::{self, Transaction};
 use crate::kernel::{ErrorKind, Kernel, KernelError, Linux, Place, ProgramStore};
-use crate::object::{Link, Mac, Route, RouteTarget, Sysctl};
+use crate::object::{Link, Mac};
 use crate::op::{Op, Outcome, VethEnds};
-use crate::plan::{self, Actual, Constants};
+use crate::plan::{self, Backend};
+use crate::reconcile::Remembered;
+use crate::report::DataplaneError;
+use crate::settings::{EncapBackend, Settings};
 use crate::wiring::{self, PodWiring, Wired};
-
-/// What an uplink's MTU is taken to be when there is none: Ethernet's.
-const DEFAULT_MTU_BYTES: u32 = 1500;
-
-/// What a [`Dataplane`] is opened with.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where programs, maps and links are pinned; on a bpffs that outlives the agent.
-    pub pin_dir: PathBuf,
-    /// How tag ids and the NAT bit lie in marks.
-    pub marks: MarkLayout,
-    /// Protocol number of our routes: 5 to 255, and nobody else's on this node.
-    pub route_protocol: u8,
-    /// The interface towards the other nodes and the world; `None`: the default route's.
-    pub uplink: Option<String>,
-    /// Name of our nftables table.
-    pub nft_table: String,
-    /// How programs are attached. [`AttachMode::Auto`]: by clsact filters at once and, where the kernel has TCX, by
-    /// links in their place some seconds later, for an attachment by TCX takes 10 ms with every other change held up.
-    pub attach_mode: AttachMode,
-    /// Most pods on this node. Fixed when the maps are first made.
-    pub max_pods: u32,
-    /// Most pools of each family. Fixed when the maps are first made.
-    pub max_pools: u32,
-}
-
-impl Settings {
-    /// The defaults, with pins in `pin_dir`: mask 0x0fff0000, route protocol 80, the default route's uplink,
-    /// table `poolward`, TCX where the kernel has it, 1,024 pods and pools.
-    #[must_use]
-    pub fn new(pin_dir: PathBuf) -> Self {
-        Self {
-            pin_dir,
-            marks: MarkLayout::DEFAULT,
-            route_protocol: 80,
-            uplink: None,
-            nft_table: "poolward".into(),
-            attach_mode: AttachMode::Auto,
-            max_pods: 1024,
-            max_pools: 1024,
-        }
-    }
-}
-
-/// The interface by which the node reaches the world.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
-    /// Its name; `None` if there is none.
-    pub ifname: Option<String>,
-    /// Its MTU in bytes; 1500 if there is none.
-    pub mtu_bytes: u32,
-    /// How it was found.
-    pub source: UplinkSource,
-}
-
-/// How an [`Uplink`] was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UplinkSource {
-    /// It is configured.
-    Configured,
-    /// It has the IPv4 default route.
-    DefaultRouteIpv4,
-    /// It has the IPv6 default route, and there is no IPv4 one.
-    DefaultRouteIpv6,
-    /// There is no default route, or the configured interface does not exist.
-    None,
-}
 
 /// An interface of ours, as found in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,42 +53,6 @@ impl KernelPod {
             host_mac: link.mac,
             mtu_bytes: link.mtu_bytes,
         })
-    }
-}
-
-/// What a reconciliation did.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// One text for each operation planned, in order. Empty: everything was as it should be.
-    pub planned: Vec<String>,
-    /// Pods that should be there but have no interface.
-    pub missing: Vec<Handle>,
-    /// What failed, and what stands in the way and is not ours to move.
-    pub errors: Vec<DataplaneError>,
-    /// Desired pools whose packets are tagged, and masqueraded where they ask for it, from here on; `None` if that
-    /// could not be read.
-    pub ready_pools: Option<Vec<Pool>>,
-}
-
-/// A part of the dataplane that could not be read or brought about.
-#[derive(Debug, thiserror::Error)]
-pub enum DataplaneError {
-    /// The kernel would not.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// Something foreign stands in the way; the text says what.
-    #[error("{0}")]
-    Conflict(String),
-    /// The desired state is based on an epoch older than [`Epoch::MAX_AGE`].
-    #[error("the desired state is too old to tell which pods were wired since")]
-    Stale,
-}
-
-impl DataplaneError {
-    /// Whether something foreign stands in the way, and nothing of ours was there to be touched.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict(_))
     }
 }
 
@@ -210,9 +106,12 @@ fn undo_text(undo: &[KernelError]) -> String {
 /// (and `nft`). They may run at once on different handles; calls on one handle have to follow each other.
 /// Every call has to come from a thread of the node's network namespace.
 pub struct Dataplane {
-    kernel: Arc<dyn Kernel>,
-    settings: Settings,
-    activity: Activity,
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) settings: Settings,
+    pub(crate) activity: Activity,
+    pub(crate) backend: Backend,
+    /// Held through a run: one at a time.
+    pub(crate) remembered: Mutex<Option<Remembered>>,
 }
 
 impl fmt::Debug for Dataplane {
@@ -230,47 +129,37 @@ impl Dataplane {
     pub fn open(settings: Settings) -> Result<Self, DataplaneError> {
         let programs = ProgramStore::open(&settings)?;
         let kernel = Linux::open(programs, &settings.nft_table)?;
-        Ok(Self::with_kernel(Arc::new(kernel), settings))
+        let backend = match settings.encap_backend {
+            EncapBackend::Ebpf => Backend::Ebpf,
+            EncapBackend::Device => Backend::Device,
+            EncapBackend::Auto if kernel.decapsulates_well() => Backend::Ebpf,
+            EncapBackend::Auto if kernel.has_tunnels()? => Backend::Device,
+            EncapBackend::Auto => Backend::Ebpf,
+        };
+        Ok(Self::with_backend(Arc::new(kernel), settings, backend))
     }
 
+    /// With what is configured, or the programs.
+    #[cfg(any(test, feature = "fake"))]
     pub(crate) fn with_kernel(kernel: Arc<dyn Kernel>, settings: Settings) -> Self {
-        Self { kernel, settings, activity: Activity::default() }
+        let backend = match settings.encap_backend {
+            EncapBackend::Auto | EncapBackend::Ebpf => Backend::Ebpf,
+            EncapBackend::Device => Backend::Device,
+        };
+        Self::with_backend(kernel, settings, backend)
     }
 
-    /// The interface towards the world and its MTU: the configured one, or that of the IPv4 default route, or that
-    /// of the IPv6 one. Where several default routes exist, the one with the least metric.
-    ///
-    /// # Errors
-    /// Interfaces or routes cannot be read.
-    pub fn uplink(&self) -> Result<Uplink, DataplaneError> {
-        let links = self.kernel.fetch_links()?;
-        let (ifname, source) = match &self.settings.uplink {
-            Some(ifname) => (Some(ifname.clone()), UplinkSource::Configured),
-            None => self.default_route_link(&links)?,
-        };
-        let found = ifname.and_then(|name| links.into_iter().find(|link| link.ifname == name));
-        Ok(match found {
-            Some(link) => Uplink { ifname: Some(link.ifname), mtu_bytes: link.mtu_bytes, source },
-            None => Uplink { ifname: None, mtu_bytes: DEFAULT_MTU_BYTES, source: UplinkSource::None },
-        })
+    fn with_backend(kernel: Arc<dyn Kernel>, settings: Settings, backend: Backend) -> Self {
+        Self { kernel, settings, activity: Activity::default(), backend, remembered: Mutex::default() }
     }
 
-    fn default_route_link(&self, links: &[Link]) -> Result<(Option<String>, UplinkSource), DataplaneError> {
-        let mut routes = self.kernel.fetch_routes(None, None)?;
-        routes.retain(|route| route.destination.prefix_len() == 0);
-        routes.sort_by_key(|route| (route.destination, route.metric));
-        let name = |route: &Route| match route.target {
-            RouteTarget::Link { ifindex, .. } => links.iter().find(|link| link.ifindex == ifindex),
-            RouteTarget::Blackhole | RouteTarget::Unreachable | RouteTarget::Other => None,
-        };
-        let found = routes.iter().find_map(|route| name(route).map(|link| (link.ifname.clone(), route)));
-        Ok(match found {
-            Some((ifname, route)) if route.destination.network().is_ipv4() => {
-                (Some(ifname), UplinkSource::DefaultRouteIpv4)
-            }
-            Some((ifname, _)) => (Some(ifname), UplinkSource::DefaultRouteIpv6),
-            None => (None, UplinkSource::None),
-        })
+    /// Who encapsulates: [`EncapBackend::Ebpf`] or [`EncapBackend::Device`].
+    #[must_use]
+    pub fn encap_backend(&self) -> EncapBackend {
+        match self.backend {
+            Backend::Ebpf => EncapBackend::Ebpf,
+            Backend::Device => EncapBackend::Device,
+        }
     }
 
     /// Wires a pod: pair, addresses, routes, neighbours, endpoint, program. When this returns, packets flow and are
@@ -404,7 +293,7 @@ impl Dataplane {
             ..PodState::default()
         };
         if let Some(host) = &state.host {
-            state.host_routes = self.kernel.fetch_routes(Some(protocol), Some(host.ifindex))?;
+            state.host_routes = self.kernel.fetch_routes(protocol, host.ifindex)?;
             state.host_neighbours = self.kernel.fetch_neighbours(Some(host.ifindex))?;
         }
         Ok(check::check(wiring, &state, protocol))
@@ -418,80 +307,10 @@ impl Dataplane {
         Ok(self.kernel.fetch_links()?.into_iter().filter_map(KernelPod::of_link).collect())
     }
 
-    /// A moment to compute a [`DesiredState`] from: take it before looking at anything.
+    /// A moment to compute a [`DesiredState`](crate::DesiredState) from: take it before looking at anything.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.activity.epoch()
-    }
-
-    /// Reads everything, compares, and brings about the difference. Runs beside wirings and unwirings; runs of
-    /// itself have to follow each other.
-    #[must_use]
-    pub fn reconcile(&self, desired: &DesiredState) -> Report {
-        let actual = match self.fetch_actual() {
-            Ok(actual) => actual,
-            Err(error) => return Report { errors: vec![error], ..Report::default() },
-        };
-        // After the reading: what began meanwhile is among them.
-        let Some(busy) = self.activity.since(desired.since) else {
-            return Report { errors: vec![DataplaneError::Stale], ..Report::default() };
-        };
-        let constants =
-            Constants { marks: self.settings.marks, route_protocol: self.settings.route_protocol };
-        let plan = plan::plan(desired, &actual, &busy, constants);
-        let mut errors = interpreter::apply(self.kernel.as_ref(), &plan.groups);
-        // A pod that was taken off since the reading: there is nothing left to bring in step.
-        errors.retain(|error| error.kind() != ErrorKind::Missing);
-        let ready_pools = if errors.is_empty() {
-            Some(desired.pools.clone())
-        } else {
-            let again = self.fetch_actual().map(|actual| plan::plan(desired, &actual, &busy, constants));
-            again.ok().map(|left| plan::ready_pools(&desired.pools, &left))
-        };
-        Report {
-            ready_pools,
-            planned: plan.groups.iter().flatten().map(ToString::to_string).collect(),
-            missing: plan.missing,
-            errors: plan
-                .conflicts
-                .into_iter()
-                .map(DataplaneError::Conflict)
-                .chain(errors.into_iter().map(DataplaneError::from))
-                .collect(),
-        }
-    }
-
-    /// The maps come before the interfaces: an entry whose interface is not found is then stale, not young.
-    fn fetch_actual(&self) -> Result<Actual, DataplaneError> {
-        let kernel = self.kernel.as_ref();
-        let programs = kernel.fetch_programs()?;
-        let routes = kernel.fetch_routes(Some(self.settings.route_protocol), None)?.into_iter().collect();
-        let neighbours = kernel.fetch_neighbours(None)?;
-        let links: BTreeMap<String, Link> =
-            kernel.fetch_links()?.into_iter().map(|link| (link.ifname.clone(), link)).collect();
-        let uplink_accept_ra = match self.uplink()?.ifname {
-            Some(ifname) => {
-                kernel.fetch_sysctl(&Sysctl::AcceptRa(ifname.clone()))?.map(|value| (ifname, value))
-            }
-            None => None,
-        };
-        let now = Instant::now();
-        let idle =
-            links.values().filter(|link| self.activity.is_idle(&link.ifname, now)).map(|link| link.ifindex);
-        Ok(Actual {
-            idle: idle.collect(),
-            links,
-            routes,
-            neighbours: neighbours
-                .into_iter()
-                .map(|n| ((n.ifindex, n.address), n.mac))
-                .collect::<BTreeMap<(u32, IpAddr), _>>(),
-            programs,
-            nat: kernel.fetch_nat()?,
-            forward_ipv4: kernel.fetch_sysctl(&Sysctl::ForwardIpv4)?,
-            forward_ipv6: kernel.fetch_sysctl(&Sysctl::ForwardIpv6)?,
-            uplink_accept_ra,
-        })
     }
 
     /// Packets dropped by the programs, by the name of the reason, since the maps were made. `no_pool` counts packets
@@ -517,7 +336,7 @@ impl Dataplane {
         if self.kernel.uses_tcx() { AttachMode::Tcx } else { AttachMode::Clsact }
     }
 
-    /// Subscribes to changes of interfaces, addresses and routes. Needs a tokio runtime.
+    /// Subscribes to changes of interfaces, addresses, routes and nexthop objects. Needs a tokio runtime.
     ///
     /// # Errors
     /// The kernel would not.
@@ -536,8 +355,8 @@ impl Dataplane {
         })
     }
 
-    /// Takes everything of ours off this namespace: pods' interfaces, routes, the nftables table, programs, maps
-    /// and pins. Switches stay as they are.
+    /// Takes everything of ours off this namespace: pods' interfaces, routes, nexthop objects, addresses, the tunnel,
+    /// the nftables table, programs, maps and pins. Switches stay as they are.
     ///
     /// # Errors
     /// Everything that failed; the rest is off.
@@ -554,12 +373,12 @@ impl Dataplane {
             }
             Err(error) => errors.push(error),
         }
-        match kernel.fetch_routes(Some(self.settings.route_protocol), None) {
-            Ok(routes) => {
-                let ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
+        // Routes first, then what they lead by and from.
+        match self.plan_nothing() {
+            Ok(ops) => {
                 errors.extend(interpreter::teardown(kernel, &ops).into_iter().map(DataplaneError::from));
             }
-            Err(error) => errors.push(error.into()),
+            Err(error) => errors.push(error),
         }
         errors.extend(interpreter::teardown(kernel, &[Op::RemoveNat]).into_iter().map(DataplaneError::from));
         errors.extend(kernel.remove_programs().err().map(DataplaneError::from));
@@ -567,7 +386,6 @@ impl Dataplane {
     }
 }
 
-/// Whether an interface is this handle's, by its alias.
 /// Takes all programs, maps, links and pins of ours off, whoever made them in `pin_dir`. Pods keep interfaces and
 /// addresses, but nothing checks or tags their packets until an agent starts again.
 ///
@@ -582,6 +400,7 @@ pub fn unload_programs(pin_dir: &std::path::Path) -> Result<(), DataplaneError> 
     })
 }
 
+/// Whether an interface is this handle's, by its alias.
 fn is_of(handle: &Handle, link: &Link) -> bool {
     Identity::parse_alias(&link.alias).is_ok_and(|found| found.handle == *handle)
 }

@@ -6,17 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::TagId;
 
 use crate::events::Events;
 use crate::kernel::fake::{Fake, State};
-use crate::kernel::{Failure, Kernel, KernelError, Place, PodSide};
-use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
+use crate::kernel::{Failure, Kernel, KernelError, Place, PodSide, RouteTable};
+use crate::object::{
+    FoundNexthop, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
+};
 use crate::op::{Op, Outcome};
 use crate::{Dataplane, KernelPod, Settings};
 
@@ -148,9 +152,29 @@ impl Kernel for Held {
         self.fake.fetch_link(ifname)
     }
 
-    fn fetch_routes(&self, protocol: Option<u8>, ifindex: Option<u32>) -> Result<Vec<Route>, KernelError> {
+    fn fetch_routes(&self, protocol: u8, ifindex: u32) -> Result<Vec<Route>, KernelError> {
         self.life.check()?;
         self.fake.fetch_routes(protocol, ifindex)
+    }
+
+    fn fetch_table(&self, protocol: u8) -> Result<RouteTable, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_table(protocol)
+    }
+
+    fn fetch_nexthops(&self) -> Result<Vec<FoundNexthop>, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_nexthops()
+    }
+
+    fn fetch_hops(&self, addresses: &[IpAddr]) -> Result<BTreeMap<IpAddr, Hop>, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_hops(addresses)
+    }
+
+    fn fetch_addresses(&self) -> Result<Vec<LinkAddress>, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_addresses()
     }
 
     fn fetch_neighbours(&self, ifindex: Option<u32>) -> Result<Vec<Neighbour>, KernelError> {
@@ -195,6 +219,24 @@ impl Kernel for Held {
 
     fn uses_tcx(&self) -> bool {
         self.fake.uses_tcx()
+    }
+
+    fn has_tunnels(&self) -> Result<bool, KernelError> {
+        self.life.check()?;
+        self.fake.has_tunnels()
+    }
+
+    fn decapsulates_well(&self) -> bool {
+        self.fake.decapsulates_well()
+    }
+
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_path_mtus()
+    }
+
+    fn fetch_uptime(&self) -> Duration {
+        self.fake.fetch_uptime()
     }
 
     fn open_events(&self) -> Result<Events, KernelError> {

@@ -5,21 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::TagId;
 use rustix::io::Errno;
 
 use crate::events::Events;
-use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
+use crate::object::{
+    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
+};
 use crate::op::{Op, Outcome};
 
+mod exec;
 #[cfg(any(test, feature = "fake"))]
 pub(crate) mod fake;
 mod linux;
 mod message;
 pub(crate) mod netlink;
+pub(crate) mod nexthop;
 mod nft;
 mod programs;
 
@@ -118,11 +124,20 @@ pub(crate) struct PodSide {
     /// The interface, if there is one of that name.
     pub(crate) link: Option<Link>,
     /// Its addresses with their prefix lengths, link-local IPv6 ones left out.
-    pub(crate) addresses: Vec<(std::net::IpAddr, u8)>,
+    pub(crate) addresses: Vec<(IpAddr, u8)>,
     /// Routes of the main table out of it.
     pub(crate) routes: Vec<Route>,
     /// Permanent neighbours on it.
     pub(crate) neighbours: Vec<Neighbour>,
+}
+
+/// The main table, as far as it concerns us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteTable {
+    /// Routes of our protocol.
+    pub(crate) ours: Vec<FoundRoute>,
+    /// Default routes, whosever.
+    pub(crate) defaults: Vec<Route>,
 }
 
 /// Operations and questions. Every call is synchronous and bounded.
@@ -141,14 +156,33 @@ pub(crate) trait Kernel: Send + Sync {
         ops: &[Op],
     ) -> Result<Vec<Outcome>, Failure>;
 
+    /// Carries out operations of the node that do not depend on each other: each fails or succeeds by itself. One
+    /// result each, in order.
+    fn exec_each(&self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let exec = |op| self.exec(Place::Node, None, std::slice::from_ref(op)).map(drop).map_err(|f| f.error);
+        ops.iter().map(exec).collect()
+    }
+
     /// All interfaces of the node.
     fn fetch_links(&self) -> Result<Vec<Link>, KernelError>;
 
     /// One interface of the node by name.
     fn fetch_link(&self, ifname: &str) -> Result<Option<Link>, KernelError>;
 
-    /// Routes of the node's main table, by protocol (`None`: all) and interface (`None`: any).
-    fn fetch_routes(&self, protocol: Option<u8>, ifindex: Option<u32>) -> Result<Vec<Route>, KernelError>;
+    /// Routes of the node's main table, by protocol and interface.
+    fn fetch_routes(&self, protocol: u8, ifindex: u32) -> Result<Vec<Route>, KernelError>;
+
+    /// What the node's main table holds of ours, and how the rest is reached.
+    fn fetch_table(&self, protocol: u8) -> Result<RouteTable, KernelError>;
+
+    /// All nexthop objects of the node.
+    fn fetch_nexthops(&self) -> Result<Vec<FoundNexthop>, KernelError>;
+
+    /// How the node reaches addresses; those it cannot reach, and its own, are left out.
+    fn fetch_hops(&self, addresses: &[IpAddr]) -> Result<BTreeMap<IpAddr, Hop>, KernelError>;
+
+    /// All addresses of the node.
+    fn fetch_addresses(&self) -> Result<Vec<LinkAddress>, KernelError>;
 
     /// Permanent neighbours of the node, on one interface or all.
     fn fetch_neighbours(&self, ifindex: Option<u32>) -> Result<Vec<Neighbour>, KernelError>;
@@ -177,7 +211,19 @@ pub(crate) trait Kernel: Send + Sync {
     /// Whether programs are attached by TCX links rather than clsact filters.
     fn uses_tcx(&self) -> bool;
 
-    /// Subscribes to changes of interfaces, addresses and routes.
+    /// Whether interfaces of type ipip can be made. Where the kernel can tell only by making one, this does.
+    fn has_tunnels(&self) -> Result<bool, KernelError>;
+
+    /// Whether the programs take outer headers off as the kernel's helpers meant it (since Linux 6.3).
+    fn decapsulates_well(&self) -> bool;
+
+    /// What routers said that the ways to nodes carry, where it could not be passed on to the sender.
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError>;
+
+    /// How long ago the node was booted.
+    fn fetch_uptime(&self) -> Duration;
+
+    /// Subscribes to changes of interfaces, addresses, routes and nexthop objects.
     fn open_events(&self) -> Result<Events, KernelError>;
 
     /// Takes off every program, map and pin of ours.

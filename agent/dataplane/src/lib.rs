@@ -1,7 +1,7 @@
 //! The node's kernel state: what it shall be, what it is, and the operations that make the one out of the other.
 //!
-//! Responsible for pods' interfaces, addresses and routes, for the blackholes of own blocks, for where the eBPF
-//! programs run and what their maps hold, for the nftables table, and for the few switches that pods need.
+//! Responsible for pods' interfaces, addresses and routes, for the blackholes of own blocks, for the routes to what
+//! other nodes serve and the tunnel they may go through, for where the eBPF programs run and what their maps hold, for the nftables table, and for the few switches that pods need.
 //! [`Dataplane`] is the way in.
 //!
 //! Not responsible for who gets which address (`ipam`), for what pools and blocks there are (`store`), or for the
@@ -13,6 +13,9 @@
 //! |---|---|
 //! | host's end of a pod's pair | its alias ([`model::Identity`]) |
 //! | routes | their protocol number |
+//! | nexthop objects | a range of numbers, and their protocol number |
+//! | this node's own address | its label on `lo` |
+//! | tunnel device | its name and kind |
 //! | nftables table | its name |
 //! | programs, maps, links | the directory of their pins |
 #![forbid(unsafe_code)]
@@ -29,6 +32,9 @@ mod kernel;
 mod object;
 mod op;
 mod plan;
+mod reconcile;
+mod report;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod wiring;
@@ -36,11 +42,12 @@ mod wiring;
 pub use activity::Epoch;
 pub use bpf::{AttachMode, PoolCounters, SCHEMA_VERSION as MAP_SCHEMA_VERSION};
 pub use check::Difference;
-pub use dataplane::{
-    Dataplane, DataplaneError, KernelPod, Report, Settings, Uplink, UplinkSource, WireError, unload_programs,
-};
+pub use dataplane::{Dataplane, KernelPod, WireError, unload_programs};
 pub use desired::{DesiredState, Peer, Pool, RemoteRange};
 pub use events::{Event, Events};
 pub use kernel::KernelError;
 pub use object::Mac;
+pub use plan::Unrouted;
+pub use report::{DataplaneError, Report, Uplink, UplinkSource};
+pub use settings::{EncapBackend, Settings};
 pub use wiring::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, Wired};

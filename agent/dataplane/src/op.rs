@@ -3,11 +3,14 @@
 //! How each is carried out is the kernel's business (`kernel`), in which order the plan's (`plan`, `wiring`).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use model::{Cidr, Handle, MarkLayout, TagId};
 
-use crate::object::{Endpoint, Mac, NatTable, Neighbour, PoolEntry, Route, Sysctl};
+use crate::object::{
+    Endpoint, Mac, NatTable, Neighbour, Nexthop, PoolEntry, RemoteRule, Route, RouteTarget, Sysctl,
+    UplinkRule,
+};
 
 /// A veth pair to be: the peer is born in the pod's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,17 @@ pub(crate) struct VethSpec {
     pub(crate) ipv6: bool,
 }
 
+/// An ipip tunnel to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TunnelSpec {
+    /// Its name.
+    pub(crate) ifname: String,
+    /// Where outer headers come from.
+    pub(crate) local: Ipv4Addr,
+    /// Its MTU.
+    pub(crate) mtu_bytes: u32,
+}
+
 /// One change to the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -37,7 +51,7 @@ pub(crate) enum Op {
     CreateVeth(Box<VethSpec>),
     /// Delete an interface that is ours, with all that hangs on it in the kernel, the programs' pins included.
     DeleteLink { ifname: String, ifindex: u32 },
-    /// Set an interface up.
+    /// Set an interface up; number 0: the one that an operation before this one has made.
     SetLinkUp { ifname: String, ifindex: u32 },
     /// Wait until the kernel has noticed that an interface has a carrier, and sends through it.
     AwaitCarrier { ifname: String, ifindex: u32 },
@@ -46,8 +60,22 @@ pub(crate) enum Op {
     /// Add a route. `exclusive`: any other route with the same destination and metric is an error; otherwise
     /// an IPv4 route goes before it, which leaves it as it is.
     AddRoute { route: Route, exclusive: bool },
+    /// Put a route of ours in the place of one of ours that nothing comes before: no packet finds none.
+    ReplaceRoute { old: Route, new: Route },
     /// Delete a route of ours.
     DeleteRoute(Route),
+    /// Add a nexthop object.
+    AddNexthop { id: u32, nexthop: Nexthop, protocol: u8 },
+    /// Change a nexthop object of ours in place, and so all routes by it.
+    ReplaceNexthop { id: u32, nexthop: Nexthop, protocol: u8 },
+    /// Delete a nexthop object of ours; routes by it go with it.
+    DeleteNexthop { id: u32 },
+    /// Give `lo` an address with our label.
+    AddOwnAddress(Ipv4Addr),
+    /// Take an address with our label off `lo`; routes from it go with it.
+    DeleteOwnAddress(Ipv4Addr),
+    /// Create the tunnel device, or set one that exists to what it says.
+    SetTunnel { spec: TunnelSpec, exists: bool },
     /// Set a permanent neighbour entry.
     SetNeighbour(Neighbour),
     /// Run the program on an interface.
@@ -68,6 +96,22 @@ pub(crate) enum Op {
     ForgetTag(TagId),
     /// Tell the programs how marks are laid out.
     SetMarks(MarkLayout),
+    /// Tell the programs who serves a range.
+    SetRemoteRange { cidr: Cidr, rule: RemoteRule },
+    /// Make the programs forget who serves a range.
+    RemoveRemoteRange { cidr: Cidr },
+    /// Tell the programs of another node and its own address out of a pool.
+    SetPeer { address: Ipv4Addr, inner: Option<Ipv4Addr> },
+    /// Make the programs forget another node.
+    RemovePeer { address: Ipv4Addr },
+    /// Forget what a router said that the way to a node carries.
+    RemovePathMtu { node: Ipv4Addr },
+    /// Tell the programs what holds on an interface towards other nodes.
+    SetUplink { ifindex: u32, rule: UplinkRule },
+    /// Run the programs on an interface towards other nodes.
+    AttachUplink { ifindex: u32 },
+    /// Take the programs off an interface, and what they were told of it.
+    DetachUplink { ifindex: u32 },
     /// Write our nftables table anew, in one transaction.
     ReplaceNat(NatTable),
     /// Delete our nftables table.
@@ -94,7 +138,60 @@ pub(crate) struct VethEnds {
     pub(crate) pod_ifindex: u32,
 }
 
+/// What one operation makes and another relies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Thing {
+    /// A nexthop object.
+    Nexthop(u32),
+    /// What the programs know of a range: there while a route leads to it, and so a range's last route as well.
+    Range(Cidr),
+    /// Our address on `lo`.
+    Own(Ipv4Addr),
+    /// The programs on the uplinks.
+    Uplinks,
+}
+
 impl Op {
+    /// The route of ours that makes room.
+    pub(crate) fn replaced(&self) -> Option<Route> {
+        match self {
+            Self::DeleteRoute(route) | Self::ReplaceRoute { old: route, .. } => Some(*route),
+            _ => None,
+        }
+    }
+
+    /// What others have to do without if this fails.
+    pub(crate) fn makes(&self) -> Option<Thing> {
+        match self {
+            Self::AddNexthop { id, .. } | Self::ReplaceNexthop { id, .. } => Some(Thing::Nexthop(*id)),
+            Self::SetRemoteRange { cidr, .. } => Some(Thing::Range(*cidr)),
+            // While the route is there, so must be what the programs know of its range.
+            Self::DeleteRoute(route) => Some(Thing::Range(route.destination)),
+            Self::AddOwnAddress(address) => Some(Thing::Own(*address)),
+            Self::SetUplink { .. } | Self::AttachUplink { .. } => Some(Thing::Uplinks),
+            _ => None,
+        }
+    }
+
+    /// What must not have failed before this.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = Thing> {
+        let needs = match self {
+            Self::AddRoute { route, .. } | Self::ReplaceRoute { new: route, .. } => match route.target {
+                RouteTarget::Nexthop { id } => [
+                    Some(Thing::Nexthop(id)),
+                    Some(Thing::Range(route.destination)),
+                    route.source.map(Thing::Own),
+                    // Only what is encapsulated is made smaller.
+                    (route.mtu_bytes != 0).then_some(Thing::Uplinks),
+                ],
+                _ => [None; 4],
+            },
+            Self::RemoveRemoteRange { cidr } => [Some(Thing::Range(*cidr)), None, None, None],
+            _ => [None; 4],
+        };
+        needs.into_iter().flatten()
+    }
+
     /// What takes it back, if it can be taken back by itself. What hangs on a link goes with the link.
     pub(crate) fn inverse(&self, outcome: Outcome) -> Option<Self> {
         match (self, outcome) {
@@ -129,7 +226,35 @@ impl fmt::Display for Op {
                 write!(f, "add address {address} to interface {ifindex}")
             }
             Self::AddRoute { route, .. } => write!(f, "add route {route}"),
+            Self::ReplaceRoute { old, new } => write!(f, "replace route {old} by {new}"),
             Self::DeleteRoute(route) => write!(f, "delete route {route}"),
+            Self::AddNexthop { id, nexthop, .. } => write!(f, "add nexthop {id}: {nexthop}"),
+            Self::ReplaceNexthop { id, nexthop, .. } => write!(f, "change nexthop {id} to {nexthop}"),
+            Self::DeleteNexthop { id } => write!(f, "delete nexthop {id}"),
+            Self::AddOwnAddress(address) => write!(f, "add the node's own address {address} to lo"),
+            Self::DeleteOwnAddress(address) => write!(f, "delete the node's own address {address} from lo"),
+            Self::SetTunnel { spec, exists } => {
+                let verb = if *exists { "change" } else { "create" };
+                let TunnelSpec { ifname, local, mtu_bytes } = spec;
+                write!(f, "{verb} tunnel {ifname}: from {local}, MTU {mtu_bytes}")
+            }
+            Self::SetRemoteRange { cidr, rule: RemoteRule { node, encapsulate: true } } => {
+                write!(f, "set range {cidr} to node {node}, encapsulated")
+            }
+            Self::SetRemoteRange { cidr, rule } => write!(f, "set range {cidr} to node {}", rule.node),
+            Self::RemoveRemoteRange { cidr } => write!(f, "remove range {cidr}"),
+            Self::SetPeer { address, inner } => {
+                write!(f, "set node {address}")?;
+                inner.map_or(Ok(()), |inner| write!(f, " with its own address {inner}"))
+            }
+            Self::RemovePeer { address } => write!(f, "remove node {address}"),
+            Self::RemovePathMtu { node } => write!(f, "forget what the way to node {node} carries"),
+            Self::SetUplink { ifindex, rule } => {
+                let taker = if rule.decapsulate { "the program" } else { "the tunnel" };
+                write!(f, "set uplink {ifindex} to local address {}, decapsulation by {taker}", rule.local)
+            }
+            Self::AttachUplink { ifindex } => write!(f, "attach the programs to uplink {ifindex}"),
+            Self::DetachUplink { ifindex } => write!(f, "detach the programs from uplink {ifindex}"),
             Self::SetNeighbour(n) => {
                 write!(f, "set neighbour {} {} on interface {}", n.address, n.mac, n.ifindex)
             }

@@ -11,6 +11,8 @@ use crate::kernel::fake::{Fake, State};
 use crate::op::Op;
 use crate::{Dataplane, DesiredState, PodWiring, Pool, Report, Settings};
 
+mod routing;
+
 fn wiring(number: u8) -> PodWiring {
     PodWiring {
         identity: Identity {

@@ -16,7 +16,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use model::{Cidr, Handle, Identity};
+use model::{Cidr, Family, Handle, Identity};
 
 use crate::object::{Endpoint, Mac, Neighbour, Route, RouteTarget, Sysctl};
 use crate::op::{Op, VethEnds, VethSpec};
@@ -37,6 +37,17 @@ const BLOCK_METRIC: u32 = 4096;
 /// Metric of the unreachable route of a whole range: above a block's, for a pool of one block has the same
 /// destination.
 const RANGE_METRIC: u32 = 8192;
+
+/// Metric of the IPv4 route of an address lent to another node: above a pod's, so that an address that has come back
+/// can be given to a pod before its old route is gone. Longer ranges have 0, which nobody's route can be put before
+/// without being noticed.
+const LOAN_METRIC_IPV4: u32 = 32;
+
+/// The same for IPv6, where all are below what the kernel gives to routes without one.
+const LOAN_METRIC_IPV6: u32 = 96;
+
+/// Name of the tunnel device.
+pub(crate) const TUNNEL_IFNAME: &str = "poolward-ipip";
 
 /// Protocol of routes inside pods: `RTPROT_STATIC`, as of an administrator.
 const POD_ROUTE_PROTOCOL: u8 = 4;
@@ -120,11 +131,9 @@ pub(crate) fn pod_ops(identity: &Identity, ends: VethEnds) -> Vec<Op> {
 
 /// Routes inside the pod.
 pub(crate) fn pod_routes(identity: &Identity, ends: VethEnds) -> Vec<Route> {
-    let route = |destination, gateway, metric| Route {
-        destination,
-        target: RouteTarget::Link { ifindex: ends.pod_ifindex, gateway },
-        metric,
-        protocol: POD_ROUTE_PROTOCOL,
+    let route = |destination, gateway, metric| {
+        let target = RouteTarget::Link { ifindex: ends.pod_ifindex, gateway };
+        Route::new(destination, target, metric, POD_ROUTE_PROTOCOL)
     };
     let mut routes = Vec::with_capacity(3);
     if identity.ipv4.is_some() {
@@ -186,11 +195,10 @@ pub(crate) fn host_neighbours(identity: &Identity, host_ifindex: u32) -> Vec<Nei
 
 /// Routes to the pod.
 pub(crate) fn host_routes(identity: &Identity, host_ifindex: u32, protocol: u8) -> Vec<Route> {
-    let route = |address: IpAddr| Route {
-        destination: Cidr::host(address),
-        target: RouteTarget::Link { ifindex: host_ifindex, gateway: None },
-        metric: if address.is_ipv4() { 0 } else { POD_METRIC_IPV6 },
-        protocol,
+    let route = |address: IpAddr| {
+        let target = RouteTarget::Link { ifindex: host_ifindex, gateway: None };
+        let metric = if address.is_ipv4() { 0 } else { POD_METRIC_IPV6 };
+        Route::new(Cidr::host(address), target, metric, protocol)
     };
     identity.addresses().map(route).collect()
 }
@@ -198,10 +206,22 @@ pub(crate) fn host_routes(identity: &Identity, host_ifindex: u32, protocol: u8) 
 /// The route of a range that nobody else serves, for addresses that no block covers: without it they would follow the
 /// default route, and come back.
 pub(crate) fn range_route(range: Cidr, protocol: u8) -> Route {
-    Route { destination: range, target: RouteTarget::Unreachable, metric: RANGE_METRIC, protocol }
+    Route::new(range, RouteTarget::Unreachable, RANGE_METRIC, protocol)
+}
+
+/// The route of a range that another node serves.
+pub(crate) fn remote_route(range: Cidr, nexthop: u32, protocol: u8) -> Route {
+    let is_host = range.prefix_len() == range.family().address_bits();
+    let metric = match (range.family(), is_host) {
+        (Family::V4, false) => 0,
+        (Family::V4, true) => LOAN_METRIC_IPV4,
+        (Family::V6, false) => POD_METRIC_IPV6,
+        (Family::V6, true) => LOAN_METRIC_IPV6,
+    };
+    Route::new(range, RouteTarget::Nexthop { id: nexthop }, metric, protocol)
 }
 
 /// The route of one of this node's blocks, for addresses that no pod has.
 pub(crate) fn block_route(block: Cidr, protocol: u8) -> Route {
-    Route { destination: block, target: RouteTarget::Blackhole, metric: BLOCK_METRIC, protocol }
+    Route::new(block, RouteTarget::Blackhole, BLOCK_METRIC, protocol)
 }

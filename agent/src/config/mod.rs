@@ -12,9 +12,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+pub use dataplane::EncapBackend;
+
 use dataplane::AttachMode;
 use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
+pub use ipam_settings::of_cluster as settings_of_cluster;
 use raw::{Raw, Spanned};
 pub use store_settings::StoreConfig;
 
@@ -45,6 +48,7 @@ pub use store_settings::StoreConfig;
         \n  maxPods: 1024                             sizes of the kernel's maps, fixed when they are first made;\
         \n  maxPools: 1024                            to change one: stop the agent, --unload, start it again\
         \n  resyncSeconds: 60                         how often kernel state is compared without a cause\
+        \n  publishSeconds: 10                        least time between writes of NodeAddresses\
         \n  onLocked: exit                            exit or wait while another agent of this node runs\
         \n  ipam:                                     how addresses are given:\
         \n    strictAffinity: false                     never borrow addresses from other nodes' blocks, nor lend\
@@ -93,18 +97,6 @@ pub enum OnLocked {
     Wait,
 }
 
-/// Who wraps packets between nodes in IPIP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EncapBackend {
-    /// What the kernel can.
-    #[default]
-    Auto,
-    /// eBPF programs on the uplink.
-    Ebpf,
-    /// The kernel's ipip device.
-    Device,
-}
-
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -149,6 +141,8 @@ pub struct Config {
     pub max_pools: u32,
     /// How often kernel state is compared without a cause.
     pub resync: Duration,
+    /// The least time between writes of what this node has given out.
+    pub publish_interval: Duration,
     /// What to do while another agent runs.
     pub on_locked: OnLocked,
     /// How addresses are given.
@@ -219,6 +213,13 @@ impl Config {
                     _ => Err("expected 1 to 86400 seconds".to_owned()),
                 }
             })?;
+        let publish_interval =
+            at("publishSeconds").read(raw.publish_seconds.as_ref(), Duration::from_secs(10), |number| {
+                match *number {
+                    1..=3_600 => Ok(Duration::from_secs(*number)),
+                    _ => Err("expected 1 to 3600 seconds".to_owned()),
+                }
+            })?;
         let map_size = |key: &'static str, value: Option<&Spanned<u64>>| {
             at(key).read(value, 1024, |number| match u32::try_from(*number) {
                 Ok(size) if (1..=65_536).contains(&size) => Ok(size),
@@ -283,6 +284,7 @@ impl Config {
             max_pods: map_size("maxPods", raw.max_pods.as_ref())?,
             max_pools: map_size("maxPools", raw.max_pools.as_ref())?,
             resync,
+            publish_interval,
             ipam: ipam_settings::resolve(raw.ipam.as_ref(), file)?,
             on_locked: flags.on_locked.unwrap_or(on_locked),
             log_level: flags
@@ -374,14 +376,29 @@ mod tests {
         let config = load(
             "nodeName: n2\nnodeLabels: {zone: a}\nsocketPath: /x/s\nstateDir: /x\nstorePath: /x/r\n\
              bpfPinDir: /b\nmarkMask: 0xff0000\nrouteProtocol: 90\nuplink: up0\nmtuBytes: 1400\n\
+             store: {type: embedded}\nnodeIp: 192.0.2.7\nencapBackend: device\npublishSeconds: 3\n\
              attachMode: clsact\nmaxPods: 200\nmaxPools: 9\nresyncSeconds: 5\nonLocked: wait\nlog:\n  level: debug\n  format: json\n",
         )
         .unwrap();
         assert_eq!((config.max_pods, config.max_pools), (200, 9));
+        assert_eq!(config.store, StoreConfig::Embedded { path: "/x/r".into() });
+        assert_eq!(config.node_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
+        assert_eq!(config.encap_backend, EncapBackend::Device);
+        assert_eq!(config.publish_interval, Duration::from_secs(3));
         assert_eq!(config.node_labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!((config.mark_layout.mask(), config.mtu_bytes), (0xff_0000, Some(1400)));
         assert_eq!((config.attach_mode, config.on_locked), (AttachMode::Clsact, OnLocked::Wait));
         assert_eq!((config.log_level.as_str(), config.log_format), ("debug", LogFormat::Json));
+    }
+
+    #[test]
+    fn the_store_is_a_file_unless_it_is_an_api_server() {
+        let check = |text: &str, expected: StoreConfig| assert_eq!(load(text).unwrap().store, expected);
+        check("", StoreConfig::Embedded { path: "/var/lib/poolward/store.redb".into() });
+        check("storePath: /x\n", StoreConfig::Embedded { path: "/x".into() });
+        check("store: {type: kubernetes}\n", StoreConfig::Kubernetes { kubeconfig: None });
+        let kubeconfig = Some("/etc/k".into());
+        check("store: {type: kubernetes, kubeconfig: /etc/k}\n", StoreConfig::Kubernetes { kubeconfig });
     }
 
     #[test]
@@ -397,6 +414,13 @@ mod tests {
         check("markMask: seven\n", &["line 1", "markMask", "0x0fff0000"]);
         check("routeProtocol: 2\n", &["line 1", "routeProtocol", "5 to 255"]);
         check("mtuBytes: 100\n", &["line 1", "mtuBytes", "1280"]);
+        check("store: {type: etcd}\n", &["line 1", "store.type", "embedded, kubernetes"]);
+        check("store:\n  kubeconfig: /k\n", &["line 2", "store.kubeconfig", "type kubernetes"]);
+        check("store: {type: kubernetes}\nstorePath: /x\n", &["line 2", "storePath", "type embedded"]);
+        check("store: {type: kubernetes, kubeconfig: k}\n", &["line 1", "store.kubeconfig", "absolute"]);
+        check("nodeIp: fd00::1\n", &["line 1", "nodeIp", "IPv4"]);
+        check("encapBackend: vxlan\n", &["line 1", "encapBackend", "auto, ebpf, device"]);
+        check("publishSeconds: 0\n", &["line 1", "publishSeconds"]);
         check("maxPods: 0\n", &["line 1", "maxPods", "65536"]);
         check("resyncSeconds: 0\n", &["line 1", "resyncSeconds"]);
         check("nodeName: Bad_Name\n", &["line 1", "nodeName", "Bad_Name"]);

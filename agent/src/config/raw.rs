@@ -29,6 +29,7 @@ pub(super) struct Raw {
     pub(super) max_pods: Option<Spanned<u64>>,
     pub(super) max_pools: Option<Spanned<u64>>,
     pub(super) resync_seconds: Option<Spanned<u64>>,
+    pub(super) publish_seconds: Option<Spanned<u64>>,
     pub(super) on_locked: Option<Spanned<String>>,
     pub(super) ipam: Option<RawIpam>,
     pub(super) log: Option<RawLog>,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use model::Labels;
 use serde::{Deserialize, Serialize};
-use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation, Namespace, Pod};
+use store::resource::{IpBlock, IpPool, IpPoolRegistry, IpReservation, IpamConfig, Namespace, Pod};
 use store::{Revision, Versioned};
 
 use super::Owner;
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub reservations: Vec<ObjectRecord<IpReservation>>,
     /// Blocks that concern this node.
     pub blocks: Vec<ObjectRecord<IpBlock>>,
+    /// Settings of the whole cluster, if there are any.
+    pub ipam_config: Vec<ObjectRecord<IpamConfig>>,
     /// This node's pods.
     pub pods: Vec<ObjectRecord<Pod>>,
     /// Their namespaces, as the copy has them.

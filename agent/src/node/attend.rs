@@ -4,12 +4,13 @@
 //! block, upkeep, the deletion of a pool. One look at a time.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ipam::protocol::{
     Attention, BlockDecision, Fact, Live, NodeId, Nonce, ObjectRevision, Seen, Write, WriteOutcome,
 };
 use model::Cidr;
-use store::resource::{self, IpBlock, IpPoolRegistry, Pod};
+use store::resource::{self, IpBlock, IpPoolRegistry};
 use store::retry::{Patience, RetryError, Tries};
 use store::{Key, KeyError, Store, StoreError, Versioned};
 use tracing::{info, warn};
@@ -17,6 +18,7 @@ use tracing::{info, warn};
 use super::Node;
 use super::admission::{RegistryReadError, registry_of};
 use super::ledger::LedgerError;
+use super::world::View;
 
 /// How many steps one look may take: no block has more than a few ahead of it.
 const MAX_STEPS: usize = 12;
@@ -68,11 +70,28 @@ impl<S: Store> Node<S> {
     /// # Errors
     /// See [`AttendError`]. A write that was not answered is settled by the next look.
     pub async fn attend(&self, block: Cidr) -> Result<(), AttendError> {
+        self.attend_within(block, Arc::clone).await
+    }
+
+    /// Releases a block that somebody wishes gone (its object is marked as deleted), if nothing of it is in use: as if
+    /// its pool were disabled, for this look alone.
+    ///
+    /// # Errors
+    /// As [`Node::attend`].
+    pub async fn release_if_empty(&self, block: Cidr) -> Result<(), AttendError> {
+        self.attend_within(block, |view| Arc::new(view.without_pool_of(&block))).await
+    }
+
+    async fn attend_within(
+        &self,
+        block: Cidr,
+        within: impl Fn(&Arc<View>) -> Arc<View>,
+    ) -> Result<(), AttendError> {
         let _turn = self.attending.lock().await;
         let mut tries = Tries::new(Patience::default());
         for _ in 0..MAX_STEPS {
             let (attention, view) = {
-                let view = self.world.view();
+                let view = within(&self.world.view());
                 let ledger = self.ledger();
                 let attention =
                     ledger.keeper().attention(&view.around(), &block, &view.cluster(), self.now());
@@ -141,8 +160,7 @@ impl<S: Store> Node<S> {
         if let Some(there) = self.store.get::<resource::Node>(&key).await? {
             return Ok(there.uid != node.uid);
         }
-        let pods = self.store.list::<Pod>().await?.items;
-        Ok(!pods.iter().any(|pod| pod.value.spec.node_name == node.name.as_str()))
+        Ok(self.store.list_pods_on(&node.name).await?.is_empty())
     }
 
     /// Makes a decision's write, and writes down what follows. `Err` inside: somebody was quicker.

@@ -153,6 +153,15 @@ impl BlockTable {
         rows.filter_map(|(cidr, row)| Some((*cidr, inner.seen(cidr, row)?))).collect()
     }
 
+    /// The blocks of the pool of this name, and whose they are.
+    #[must_use]
+    pub fn of_pool(&self, name: &PoolName) -> Vec<(Cidr, NodeId)> {
+        let inner = self.lock();
+        let is_of_pool = |row: &Row| inner.pools.at(row.pool).is_some_and(|(pool, _)| pool == name);
+        let rows = inner.rows.iter().filter(|(_, row)| is_of_pool(row));
+        rows.filter_map(|(cidr, row)| Some((*cidr, inner.nodes.at(row.owner)?.clone()))).collect()
+    }
+
     /// The blocks that changed since this was asked last, each as it is now; `None`: it is gone.
     #[must_use]
     pub fn take_changed(&self) -> Vec<(Cidr, Option<Seen>)> {
@@ -207,7 +216,11 @@ impl Keep<IpBlock> for BlockTable {
 
     fn row(&self, object: Versioned<IpBlock>) -> Option<Told> {
         match store::block_of(&object.value) {
-            Ok(read) => Some(Told { object: read, revision: object.revision, deleted: false }),
+            Ok(read) => Some(Told {
+                object: read,
+                revision: object.revision,
+                deleted: object.value.metadata.is_being_deleted(),
+            }),
             Err(error) => {
                 let name = object.value.metadata.name;
                 warn!(name, error, "a block that does not read is passed over");

@@ -2,7 +2,7 @@
 //!
 //! Where the store is one that can be away, a start must not need it (rule 9): the last snapshot says what there is, the
 //! journal what is ours, and the store is read when it answers. Whether blocks may serve until then is decided by how
-//! long nobody of this node was there to be told that they were taken ([`Memory::may_serve`]; docs/adr/0009).
+//! long nobody of this node was there to be told that they were taken ([`may_serve`]; docs/adr/0009).
 
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ impl Memory {
         match file.read() {
             Ok(Some((snapshot, alive_at_ms))) => {
                 let absent_for = Duration::from_millis(now.as_millis().saturating_sub(alive_at_ms));
+                info!(pods = snapshot.pods.len(), absent_s = absent_for.as_secs(), "the snapshot is read");
                 Some(Self { snapshot, absent_for })
             }
             Ok(None) => None,
@@ -46,16 +47,16 @@ impl Memory {
             }
         }
     }
+}
 
-    /// Whether blocks that are this boot's by the journal may serve before the store has answered.
-    ///
-    /// They may be taken only from a node that has been gone for the grace. An agent that runs learns of that, or is cut
-    /// off, and goes on by the assumption that such a node is off. So does one that is started again, unless nobody was
-    /// there for so long that the blocks may have been taken under the eyes of a store that answered.
-    #[must_use]
-    pub fn may_serve(&self, gone_after: Duration) -> bool {
-        self.absent_for < gone_after
-    }
+/// Whether blocks that are this boot's by the journal may serve before the store has answered.
+///
+/// They may be taken only from a node that has been gone for the grace. An agent that runs learns of that, or is cut
+/// off, and goes on by the assumption that such a node is off. So does one that is started again, unless nobody was
+/// there for so long that the blocks may have been taken under the eyes of a store that answered.
+#[must_use]
+pub fn may_serve(absent_for: Duration, gone_after: Duration) -> bool {
+    absent_for < gone_after
 }
 
 impl<S: Store> Node<S> {
@@ -92,6 +93,7 @@ impl<S: Store> Node<S> {
             pools: self.world.pools.read().values().map(ObjectRecord::from).collect(),
             registry: self.world.registry.read().values().map(ObjectRecord::from).collect(),
             reservations: self.world.reservations.read().values().map(ObjectRecord::from).collect(),
+            ipam_config: self.world.ipam_config.read().values().map(ObjectRecord::from).collect(),
             blocks: blocks.collect(),
             namespaces: of_pods.map(ObjectRecord::from).collect(),
             fresh: self.fresh.records(),
@@ -108,7 +110,7 @@ impl<S: Store> Node<S> {
             let ledger = self.ledger();
             SnapshotFile::new(&self.config.state_dir, ledger.owner().clone())
         };
-        let heartbeat = MAX_HEARTBEAT.min(self.config.ipam.graces.gone_after / 4);
+        let heartbeat = MAX_HEARTBEAT.min(self.world.view().settings.graces.gone_after / 4);
         let (mut views, mut pods) = (self.world.changes(), self.world.pods.changes());
         let mut namespaces = self.world.namespaces.changes();
         let (mut written, mut written_at, mut told) = (None, Instant::now(), false);
@@ -146,13 +148,11 @@ impl<S: Store> Node<S> {
 
     /// What an earlier agent had read of namespaces.
     pub(super) fn remember_fresh(&self, records: Vec<FreshRecord>) {
-        let count = records.len();
         for FreshRecord { pod, uid, namespace } in records {
             if let Ok(key) = pod.parse::<Key>() {
                 self.fresh.note(key, uid, namespace.map(Versioned::from));
             }
         }
-        info!(pods = count, "going on from the snapshot");
     }
 }
 
@@ -163,8 +163,8 @@ mod tests {
     #[test]
     fn blocks_serve_before_the_store_answers_only_if_nobody_could_have_taken_them() {
         let check = |absent_s: u64, expected: bool| {
-            let memory = Memory { snapshot: Snapshot::default(), absent_for: Duration::from_secs(absent_s) };
-            assert_eq!(memory.may_serve(Duration::from_secs(600)), expected, "{absent_s} s");
+            let absent_for = Duration::from_secs(absent_s);
+            assert_eq!(may_serve(absent_for, Duration::from_secs(600)), expected, "{absent_s} s");
         };
         check(0, true);
         check(599, true);

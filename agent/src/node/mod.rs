@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod attend;
 pub mod blocks;
+pub mod conditions;
 pub mod freshness;
 pub mod gate;
 pub mod inner;
@@ -11,6 +12,7 @@ pub mod memory;
 pub mod mirror;
 pub mod nodes;
 pub mod pod;
+pub mod publish;
 pub mod reconcile;
 pub mod remote;
 pub mod retire;

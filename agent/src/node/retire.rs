@@ -4,17 +4,25 @@
 //! 2. Each block of this node that is empty is released, as any block that drains.
 //! 3. When no block of the pool is left, the pool's object goes, and then its entry; its tag id is retired.
 //!
+//! A pool that somebody has deleted by other means (`kubectl`) is marked by the API server and kept by its finalizer: it
+//! takes the same way. One that was never admitted has no blocks, and goes at once.
+//!
 //! Every step may be cut short and is found again by the next run.
+
+use std::time::Duration;
 
 use ipam::RegistryEntry;
 use ipam::protocol::BlockObject;
 use model::PoolName;
 use store::resource::{IpBlock, IpPool, Resource};
-use store::{Key, Store, StoreError};
+use store::{Key, Revision, Store, StoreError, Versioned};
 use tracing::{info, warn};
 
 use super::Node;
 use super::admission::{RegistryWriteError, update_registry};
+
+/// How long a node waits at most before it takes the last steps of a deletion.
+const MAX_JITTER_MS: u64 = 1000;
 
 /// How far a deletion got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +54,52 @@ impl<S: Store> Node<S> {
                 warn!(pool = %entry.name, %error, "deleting a pool goes on later");
             }
         }
+        self.let_go_of_strangers().await;
+    }
+
+    /// Lets go of pools that are marked and were never admitted: nothing was ever served from them.
+    async fn let_go_of_strangers(&self) {
+        let view = self.world.view();
+        let marked: Vec<(Key, Revision)> = {
+            let pools = self.world.pools.read();
+            let is_stranger = |object: &Versioned<IpPool>| {
+                let name = object.value.metadata.name.parse::<PoolName>();
+                let entry = name.ok().and_then(|name| view.registry.entry(&name));
+                object.value.metadata.is_being_deleted() && entry.is_none_or(|entry| entry.uid != object.uid)
+            };
+            let strangers = pools.iter().filter(|(_, object)| is_stranger(object));
+            strangers.map(|(key, object)| (key.clone(), object.revision)).collect()
+        };
+        for (key, revision) in marked {
+            match self.store.compare_and_delete::<IpPool>(&key, revision).await {
+                Ok(_) => info!(pool = %key, "the pool, which was never admitted, is gone"),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => warn!(pool = %key, %error, "deleting a pool goes on later"),
+            }
+        }
     }
 
     async fn retire_if_due(&self, entry: &RegistryEntry) -> Result<(), RegistryWriteError> {
         if !entry.terminating {
+            let lives = |object: &Versioned<IpPool>| {
+                object.uid == entry.uid && !object.value.metadata.is_being_deleted()
+            };
+            let key = Key::named(entry.name.as_str())?;
+            if self.world.pools.get(&key).as_ref().is_some_and(lives) {
+                return Ok(());
+            }
             // Asked of the store, live: a copy may lag, or not read what is there.
-            let object = self.store.get::<IpPool>(&Key::named(entry.name.as_str())?).await?;
-            if object.is_some_and(|object| object.uid == entry.uid) {
+            if self.store.get::<IpPool>(&key).await?.as_ref().is_some_and(lives) {
                 return Ok(());
             }
             self.mark(&entry.name, &entry.uid).await?;
+        }
+        // Every node comes here: most find the work done by the one that comes first.
+        if self.config.store.is_shared() && self.world.blocks.kept().of_pool(&entry.name).is_empty() {
+            tokio::time::sleep(Duration::from_millis(self.store.random() % MAX_JITTER_MS)).await;
+            if self.world.view().registry.entry(&entry.name).is_none_or(|now| now.uid != entry.uid) {
+                return Ok(());
+            }
         }
         self.go_on_retiring(&entry.name, &entry.uid).await.map(drop)
     }
@@ -98,16 +142,25 @@ impl<S: Store> Node<S> {
         Ok(Retired::Gone)
     }
 
-    /// Whether any block of the pool is left, by a consistent read after the entry was marked; those of this node that
-    /// are empty go on the way.
+    /// Whether any block of the pool is left; those of this node that are empty go on the way. The copy says which are
+    /// there; that none is, is said by a consistent read after the entry was marked.
     async fn has_blocks(&self, name: &PoolName) -> Result<bool, StoreError> {
-        for block in self.blocks_of(name).await? {
-            let is_mine = block.owner.name == self.config.node_name;
-            if is_mine && let Err(error) = self.attend(block.cidr).await {
+        for (block, owner) in self.world.blocks.kept().of_pool(name) {
+            let is_mine = owner.name == self.config.node_name;
+            if is_mine && let Err(error) = self.attend(block).await {
                 warn!(%error, "a block of a pool that is being deleted is seen to later");
             }
         }
-        Ok(!self.blocks_of(name).await?.is_empty())
+        if !self.world.blocks.kept().of_pool(name).is_empty() {
+            return Ok(true);
+        }
+        let left = self.blocks_of(name).await?;
+        for block in left.iter().filter(|block| block.owner.name == self.config.node_name) {
+            if let Err(error) = self.attend(block.cidr).await {
+                warn!(%error, "a block of a pool that is being deleted is seen to later");
+            }
+        }
+        Ok(!left.is_empty() && !self.blocks_of(name).await?.is_empty())
     }
 
     async fn blocks_of(&self, name: &PoolName) -> Result<Vec<BlockObject>, StoreError> {

@@ -24,7 +24,7 @@ use super::admission::{RegistryWriteError, decide_admissions, update_registry};
 use super::freshness::Fresh;
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
-use super::memory::Memory;
+use super::memory::{Memory, may_serve};
 use super::pod::{Pod, Wired};
 use super::reconcile::{Reach, Reconciler};
 use super::surroundings::Surroundings;
@@ -91,15 +91,15 @@ impl<S: Store> Node<S> {
             }
             _ => None,
         };
-        let may_serve = memory.as_ref().is_none_or(|memory| memory.may_serve(config.ipam.graces.gone_after));
-        let (snapshot, fresh) = match memory {
-            Some(Memory { mut snapshot, .. }) => {
+        let (snapshot, absent_for, fresh) = match memory {
+            Some(Memory { mut snapshot, absent_for }) => {
                 let fresh = std::mem::take(&mut snapshot.fresh);
-                (Some(snapshot), fresh)
+                (Some(snapshot), absent_for, fresh)
             }
-            None => (None, Vec::new()),
+            None => (None, Duration::ZERO, Vec::new()),
         };
         let world = World::start(&store, node, snapshot, followers).await?;
+        let may_serve = may_serve(absent_for, world.view().settings.graces.gone_after);
         if many_nodes {
             await_registration(&world, &config.node_name).await;
         }
@@ -182,6 +182,7 @@ impl<S: Store> Node<S> {
             node.confirm_blocks(may_serve).await;
             node.retire_all().await;
         } else {
+            info!("going on from the snapshot: the store has not answered yet");
             node.serve_meanwhile(may_serve);
         }
         if node.reconciler.run().await.is_empty() {
@@ -280,6 +281,9 @@ impl<S: Store> Node<S> {
         let candidates = self.waiting();
         if candidates.is_empty() {
             return Ok(());
+        }
+        if self.config.store.is_shared() {
+            self.protect(&candidates).await?;
         }
         let max_tag_id = self.config.mark_layout.max_tag_id();
         let admitted = update_registry(&self.store, move |registry| {

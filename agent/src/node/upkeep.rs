@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use ipam::protocol::Phase;
+use model::Cidr;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -76,10 +78,27 @@ impl<S: Store> Node<S> {
                 }
             }
         }
+        for block in self.wished_gone() {
+            if let Err(error) = self.release_if_empty(block).await {
+                warn!(%error, "seen to later");
+                first = first.and(Err(error));
+            }
+        }
         if first.is_ok() {
             self.ledger().keeper_mut().set_store_away(false);
         }
         first
+    }
+
+    /// Own blocks that nothing is in use of and whose objects somebody has deleted.
+    fn wished_gone(&self) -> Vec<Cidr> {
+        let deleted = self.world.blocks.kept().deleted();
+        let (ledger, now) = (self.ledger(), self.now());
+        let is_empty = |cidr: &Cidr| {
+            let owned = ledger.keeper().tenure(cidr).is_some_and(|tenure| tenure.phase == Phase::Owned);
+            owned && ledger.ipam().block(cidr).is_some_and(|block| block.is_idle(now))
+        };
+        deleted.into_iter().filter(is_empty).collect()
     }
 
     /// Rounds whenever there is a cause, until `stop` fires.

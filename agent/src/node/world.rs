@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipam::protocol::{NodeId, Seen};
 use ipam::{Candidate, ClusterView, ForeignBlocks, Pool, PoolTable, Registry, Reservations, Settings};
 use model::{Cidr, Labels, MarkLayout, NodeName, TagId};
-use store::resource::{self, IpBlock, IpPool, IpPoolRegistry, IpReservation, Namespace, Pod};
+use store::resource::{self, IpBlock, IpPool, IpPoolRegistry, IpReservation, IpamConfig, Namespace, Pod};
 use store::{Key, Revision, Store, StoreError, Versioned, manifest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use super::admission;
 use super::blocks::BlockTable;
 use super::mirror::{Mirror, Whole};
 use super::nodes::NodeTable;
+use crate::config::settings_of_cluster;
 use crate::journal::{ObjectRecord, Snapshot};
 
 /// How long the store may take to be read at a start before what is remembered counts.
@@ -44,6 +45,8 @@ pub struct World {
     pub namespaces: Mirror<Namespace>,
     /// Pods; where the store can tell, only those of this node.
     pub pods: Mirror<Pod>,
+    /// Settings of the whole cluster, if there are any.
+    pub ipam_config: Mirror<IpamConfig>,
     /// Nodes, where there are Node objects.
     pub nodes: Mirror<resource::Node, NodeTable>,
     node: Node,
@@ -69,6 +72,7 @@ struct Inputs {
     registry: u64,
     tagged: u64,
     reservations: u64,
+    ipam_config: u64,
     nodes: u64,
 }
 
@@ -104,7 +108,8 @@ pub struct View {
     pub me: NodeId,
     /// Its labels.
     pub labels: Arc<Labels>,
-    settings: Settings,
+    /// How decisions are made.
+    pub settings: Settings,
 }
 
 impl View {
@@ -150,6 +155,20 @@ impl View {
         self.pools.by_name(&entry.name)
     }
 
+    /// The same, with the pool around a block disabled.
+    #[must_use]
+    pub fn without_pool_of(&self, block: &Cidr) -> Self {
+        let pools = self.pools.iter().filter_map(|pool| {
+            if !pool.cidr.covers(block) {
+                return Some(pool.clone());
+            }
+            let mut spec = pool.clone().into_spec();
+            spec.disabled = true;
+            Pool::new(spec).ok()
+        });
+        Self { pools: Arc::new(PoolTable::new(pools)), ..self.clone() }
+    }
+
     /// Whether a block may concern this node: see [`View::objects`].
     fn is_concerned(&self, seen: &Seen) -> bool {
         let object = &seen.object;
@@ -192,6 +211,7 @@ struct Positions {
     blocks: Revision,
     namespaces: Revision,
     pods: Revision,
+    ipam_config: Revision,
     nodes: Revision,
 }
 
@@ -238,6 +258,7 @@ impl World {
         world.blocks.spawn(store, positions.map(|at| at.blocks), stop);
         world.namespaces.spawn(store, positions.map(|at| at.namespaces), stop);
         world.pods.spawn(store, positions.map(|at| at.pods), stop);
+        world.ipam_config.spawn(store, positions.map(|at| at.ipam_config), stop);
         world.nodes.spawn(store, positions.map(|at| at.nodes), stop);
         world.refresh();
         let (follower, stop) = (world.clone(), stop.clone());
@@ -264,6 +285,7 @@ impl World {
             blocks: Mirror::new(BlockTable::default()),
             namespaces: Mirror::new(Whole::default()),
             pods: Mirror::new(Whole::default()),
+            ipam_config: Mirror::new(Whole::default()),
             nodes: Mirror::new(NodeTable::new(node.name.clone())),
             node,
             tagged: RwLock::default(),
@@ -284,6 +306,7 @@ impl World {
         self.blocks.remember(objects(memory.blocks));
         self.namespaces.remember(objects(memory.namespaces));
         self.pods.remember(objects(memory.pods));
+        self.ipam_config.remember(objects(memory.ipam_config));
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let view = Arc::make_mut(&mut *slot);
         view.me.uid = memory.node_uid;
@@ -301,6 +324,7 @@ impl World {
             blocks: self.blocks.relist(store).await?,
             namespaces: self.namespaces.relist(store).await?,
             pods: self.pods.relist(store).await?,
+            ipam_config: self.ipam_config.relist(store).await?,
         })
     }
 
@@ -356,6 +380,7 @@ impl World {
         let mut reservations = self.reservations.changes();
         let mut blocks = self.blocks.changes();
         let mut nodes = self.nodes.changes();
+        let mut ipam_config = self.ipam_config.changes();
         loop {
             // The senders live in the copies, which live as long as `self`.
             let _ = tokio::select! {
@@ -365,6 +390,7 @@ impl World {
                 change = reservations.changed() => change,
                 change = blocks.changed() => change,
                 change = nodes.changed() => change,
+                change = ipam_config.changed() => change,
             };
             self.refresh();
         }
@@ -373,7 +399,7 @@ impl World {
     /// Brings the view in step with the copies as they are now.
     ///
     /// 1. Pools and registry, if they or the tags that the kernel knows have changed.
-    /// 2. Reservations.
+    /// 2. Reservations, and settings.
     /// 3. Nodes; blocks of nodes that came or went are looked at again.
     /// 4. Blocks that changed.
     pub fn refresh(&self) {
@@ -382,6 +408,7 @@ impl World {
         let view = Arc::make_mut(&mut *slot);
         let mut news = self.refresh_pools(&mut inputs, view);
         news |= self.refresh_reservations(&mut inputs, view);
+        news |= self.refresh_settings(&mut inputs, view);
         news |= self.refresh_nodes(&mut inputs, view);
         for (cidr, seen) in self.blocks.kept().take_changed() {
             news |= view.put_block(cidr, seen);
@@ -431,6 +458,25 @@ impl World {
         }
         view.reservations = Arc::new(Reservations::new(reserved));
         true
+    }
+
+    /// What the cluster says goes before what the file says. What does not read changes nothing.
+    fn refresh_settings(&self, inputs: &mut Inputs, view: &mut View) -> bool {
+        let now = self.ipam_config.generation();
+        if std::mem::replace(&mut inputs.ipam_config, now) == now {
+            return false;
+        }
+        let objects = self.ipam_config.read();
+        let object = objects.iter().find(|(key, _)| key.as_str() == IpamConfig::NAME);
+        let settings = match object.map(|(_, object)| settings_of_cluster(&object.value.spec)) {
+            None => self.node.settings,
+            Some(Ok(settings)) => settings,
+            Some(Err(error)) => {
+                warn!(%error, "IPAMConfig {} is passed over", IpamConfig::NAME);
+                return false;
+            }
+        };
+        std::mem::replace(&mut view.settings, settings) != settings
     }
 
     fn refresh_nodes(&self, inputs: &mut Inputs, view: &mut View) -> bool {
@@ -487,7 +533,7 @@ impl World {
         spec.uid.clone_from(&object.uid);
         match registry.entry(&spec.name).filter(|entry| entry.uid == spec.uid && entry.cidr == spec.cidr) {
             Some(entry) => {
-                spec.terminating = entry.terminating;
+                spec.terminating = entry.terminating || object.value.metadata.is_being_deleted();
                 spec.tag = Some(entry.tag).filter(|tag| tagged.contains(&(entry.cidr, *tag)));
             }
             None => {

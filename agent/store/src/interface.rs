@@ -2,9 +2,11 @@
 
 use std::future::Future;
 
+use model::NodeName;
+
 use crate::event::Watch;
 use crate::key::Key;
-use crate::resource::Resource;
+use crate::resource::{Pod, Resource};
 use crate::versioned::{Revision, Versioned};
 
 /// The cluster store: the one place that nodes agree through.
@@ -32,7 +34,8 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Replaces the object under the value's key if its revision is still `expected`.
     ///
-    /// The uid stays: a value without one gets the stored one back, a value with another is refused.
+    /// The uid stays: a value without one gets the stored one back, a value with another is refused. A replacement by
+    /// the same is a change as well: no write that expects an earlier revision is made after it.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] with the revision that is there, or none.
@@ -100,6 +103,22 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// `from` lies in a future of this store (it went back). List again and watch from there.
     fn watch<R: Resource>(&self, from: Revision)
     -> impl Future<Output = Result<Watch<R>, StoreError>> + Send;
+
+    /// Pods that are bound to a node. [`Store::list`] may know those of this node only.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn list_pods_on(
+        &self,
+        node: &NodeName,
+    ) -> impl Future<Output = Result<Vec<Versioned<Pod>>, StoreError>> + Send {
+        let node = node.clone();
+        async move {
+            let mut pods = self.list::<Pod>().await?.items;
+            pods.retain(|pod| pod.value.spec.node_name == node.as_str());
+            Ok(pods)
+        }
+    }
 
     /// Whether the store answers, as far as is known without asking it.
     fn contact(&self) -> Contact {

@@ -92,12 +92,11 @@ impl Fabric {
         fabric.build_router()?;
         let mut fabric = fabric;
         for number in 1..=nodes_count {
-            let name = format!("{prefix}-node{number}");
             let node = FabricNode {
                 name: format!("node-{number}"),
                 number,
                 netns: create(&format!("node{number}"))?,
-                files: NodeFiles::create(&name)?,
+                files: NodeFiles::create(&Self::files_name(prefix, number))?,
                 ipv4: underlay.node_ipv4(number, false),
                 ipv6: underlay.node_ipv6(number, false),
             };
@@ -116,6 +115,12 @@ impl Fabric {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         Self::build(&format!("{prefix}-{}-{count}", std::process::id()), underlay, nodes_count)
+    }
+
+    /// The name of a node's files and pins in a fabric of this prefix.
+    #[must_use]
+    pub fn files_name(prefix: &str, number: u8) -> String {
+        format!("{prefix}-node{number}")
     }
 
     fn build_router(&self) -> Result<()> {

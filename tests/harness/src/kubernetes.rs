@@ -17,6 +17,15 @@ pub const VERSION: &str = "1.20.2";
 pub const PROGRAMS: &[&str] =
     &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "kube-proxy"];
 
+/// Names a directory with [`PROGRAMS`] in it, for who has them already.
+pub const DIR_VARIABLE: &str = "POOLWARD_KUBERNETES";
+
+/// What [`DIR_VARIABLE`] says.
+#[must_use]
+pub fn given_dir() -> Option<PathBuf> {
+    std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
 /// The programs, in one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubernetes {
@@ -24,14 +33,13 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Finds them in `$POOLWARD_KUBERNETES`, else in the cache.
+    /// Finds them where [`DIR_VARIABLE`] says, else in the cache.
     ///
     /// # Errors
     /// They have not been built.
     pub fn find() -> Result<Self> {
-        let given = std::env::var_os("POOLWARD_KUBERNETES").filter(|dir| !dir.is_empty());
-        let dir = match given {
-            Some(dir) => dir.into(),
+        let dir = match given_dir() {
+            Some(dir) => dir,
             None => Self::dir_in(&cache_dir()?),
         };
         let found = Self { dir };

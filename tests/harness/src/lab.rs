@@ -33,6 +33,9 @@ pub const OUTSIDE_IPV4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// The server outside.
 pub const OUTSIDE_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
+/// No UDP datagram is longer (RFC 768).
+const MAX_DATAGRAM_BYTES: usize = 65_535;
+
 /// A node, a firewall and an outside, wired. They go when the value does.
 #[derive(Debug)]
 pub struct Lab {
@@ -148,7 +151,7 @@ impl EchoServer {
             socket.set_read_timeout(Some(Duration::from_millis(50))).context("receive timeout")?;
             let stop = Arc::clone(&server.stop);
             server.threads.push(std::thread::spawn(move || {
-                let mut buffer = [0_u8; 2048];
+                let mut buffer = vec![0_u8; MAX_DATAGRAM_BYTES];
                 while !stop.load(Ordering::Acquire) {
                     if let Ok((length, from)) = socket.recv_from(&mut buffer) {
                         // A peer that is gone is the caller's to notice.
@@ -183,7 +186,7 @@ pub fn udp_echo(netns: &NetNs, to: SocketAddr, payload: &[u8], limit: Duration) 
         socket.connect(to).with_context(|| format!("route to {to}"))?;
         let started = std::time::Instant::now();
         socket.send(payload).with_context(|| format!("send to {to}"))?;
-        let mut buffer = [0_u8; 2048];
+        let mut buffer = vec![0_u8; MAX_DATAGRAM_BYTES];
         // An ICMP error (a firewall that rejects) is no echo either.
         let echoed = socket.recv(&mut buffer).is_ok_and(|length| buffer.get(..length) == Some(payload));
         Ok(echoed.then(|| started.elapsed()))

@@ -90,7 +90,8 @@ impl Management {
         let management = Self { control_plane, netns };
         let kubectl = management.control_plane.kubectl()?;
         let path = definitions.to_str().context("the path of the resource definitions is no text")?;
-        kubectl.run(&["apply", "-f", path])?;
+        // A kubectl of before 1.25 takes their rules (CEL) for mistakes.
+        kubectl.run(&["apply", "--validate=false", "-f", path])?;
         kubectl.run(&["wait", "--for=condition=established", "--timeout=60s", "-f", path])?;
         kubectl.apply(AGENTS_RIGHTS)?;
         Ok(management)
@@ -115,6 +116,17 @@ impl Management {
         node.netns.ip_batch(&format!("link set mgmt0 up\naddr add {address}/16 dev mgmt0\n"))?;
         let kubeconfig = self.control_plane.add_identity(&format!("poolward:{}", node.name), &[AGENTS])?;
         Ok(ManagementLink { ifname, kubeconfig })
+    }
+
+    /// Leaves everything standing when this value goes.
+    pub fn leave_running(self) {
+        self.control_plane.leave_running();
+    }
+
+    /// Its network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
     }
 
     /// Pulls the cable between a node and the API server.

@@ -69,6 +69,13 @@ impl Run {
         self
     }
 
+    /// Where the program runs; where we do unless set.
+    #[must_use]
+    pub fn current_dir(mut self, dir: impl AsRef<std::path::Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
     /// What the program reads from standard input; empty unless set.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {

@@ -14,13 +14,13 @@ use super::outcome::PodSeen;
 use super::stage::{NAME, Pod, Stage};
 
 /// Each pod has a destination port of its own, from here on: behind the node's address nothing else tells them apart.
-const FIRST_PORT: u16 = 7001;
+pub(super) const FIRST_PORT: u16 = 7001;
 
 /// Datagrams of each pod.
-const DATAGRAMS_COUNT: usize = 5;
+pub(super) const DATAGRAMS_COUNT: usize = 5;
 
 /// How long an echo is waited for. What the firewall drops costs this much.
-const ECHO_LIMIT: Duration = Duration::from_millis(100);
+pub(super) const ECHO_LIMIT: Duration = Duration::from_millis(100);
 
 /// Lets every pod speak, and looks.
 pub(super) fn pods(stage: &Stage<'_>) -> Result<Vec<PodSeen>> {
@@ -80,12 +80,13 @@ pub(super) fn pods(stage: &Stage<'_>) -> Result<Vec<PodSeen>> {
     Ok(seen)
 }
 
-fn counted(netns: &NetNs, set: &str) -> Result<Vec<CountedElement>> {
+/// What nft counted in one of the demo's sets.
+pub(super) fn counted(netns: &NetNs, set: &str) -> Result<Vec<CountedElement>> {
     counted_elements(&netns.nft_list(&format!("set inet {NAME} {set}"))?)
 }
 
 /// The one value that all have.
-fn only<T: PartialEq + std::fmt::Debug>(mut values: impl Iterator<Item = T>) -> Result<T> {
+pub(super) fn only<T: PartialEq + std::fmt::Debug>(mut values: impl Iterator<Item = T>) -> Result<T> {
     let first = values.next().context("nothing seen")?;
     match values.find(|value| *value != first) {
         None => Ok(first),
@@ -114,7 +115,7 @@ fn mark_of(pod: &Pod, marks: &[CountedElement]) -> Result<u32> {
 }
 
 /// What the firewall did with everything sent to this port; the echoes must agree.
-fn verdict(
+pub(super) fn verdict(
     port: u16,
     accepted: &[CountedElement],
     dropped: &[CountedElement],

@@ -58,7 +58,7 @@ pub(super) struct Pod {
 }
 
 /// The range of a pool, as exported for firewalls.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PoolRange {
     /// Name.
     pub(super) name: String,

@@ -3,15 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{NetNs, Run};
+use harness::{NetNs, Run, has_tcx};
 use rustix::system::uname;
 
 use super::Machine;
 
 const BPFFS: &str = "/sys/fs/bpf";
-
-/// The first kernel with TCX links; older ones get clsact filters.
-const TCX_SINCE: (u32, u32) = (6, 6);
 
 /// Whether a BPF file system is mounted where pins go.
 pub(super) fn check_bpffs(_: &Machine<'_>) -> Result<Option<String>> {
@@ -54,27 +51,13 @@ pub(super) fn check_features(_: &Machine<'_>) -> Result<Option<String>> {
         .ok()
         .context("no clsact: CONFIG_NET_SCH_INGRESS")?;
     let release = uname().release().to_string_lossy().into_owned();
-    let tcx = kernel_version(&release).is_some_and(|version| version >= TCX_SINCE);
-    let attach = if tcx { "TCX" } else { "no TCX, so clsact" };
+    let attach = if has_tcx() { "TCX" } else { "no TCX, so clsact" };
     Ok(Some(format!("Linux {release}: veth, nftables, BTF, {attach}")))
-}
-
-fn kernel_version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(['.', '-', '+']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernel_releases_are_read() {
-        assert_eq!(kernel_version("6.1.0-40-amd64"), Some((6, 1)));
-        assert_eq!(kernel_version("6.18.44-fc-v657"), Some((6, 18)));
-        assert_eq!(kernel_version("6.6-rc1"), Some((6, 6)));
-        assert_eq!(kernel_version("six"), None);
-    }
 
     #[test]
     fn only_a_mount_of_the_right_kind_at_the_right_place_counts() {

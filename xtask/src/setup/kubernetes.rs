@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use harness::kubernetes::{PROGRAMS, RECIPE, VERSION};
+use anyhow::{Context, Result, bail};
+use harness::kubernetes::{self, RECIPE, VERSION};
 use harness::{Kubernetes, Run};
 use rustix::fs::{FlockOperation, flock};
 
@@ -19,17 +19,18 @@ use crate::report::seconds;
 const BUILD_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// Whether all of its programs are there and run.
-pub(super) fn check(machine: &Machine<'_>) -> Result<Option<String>> {
-    let dir = Kubernetes::dir_in(&machine.workspace.cache);
-    if PROGRAMS.iter().any(|program| !dir.join(program).is_file()) {
-        return Ok(None);
-    }
-    let asked = Run::new(dir.join("kube-apiserver")).args(["--version"]).finish();
-    Ok(asked.is_ok_and(|run| run.status.success()).then(|| dir.display().to_string()))
+pub(super) fn check(_: &Machine<'_>) -> Result<Option<String>> {
+    let Ok(found) = Kubernetes::find() else { return Ok(None) };
+    let server = found.program("kube-apiserver");
+    let asked = Run::new(&server).args(["--version"]).finish();
+    Ok(asked.is_ok_and(|run| run.status.success()).then(|| server.display().to_string()))
 }
 
 /// Builds it from Debian's source package, saying how far it is.
 pub(super) fn build(machine: &Machine<'_>) -> Result<String> {
+    if let Some(dir) = kubernetes::given_dir() {
+        bail!("{}, which {} names, lacks programs that run", dir.display(), kubernetes::DIR_VARIABLE);
+    }
     let cache = &machine.workspace.cache;
     std::fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
     let lock_path = cache.join("kubernetes.lock");

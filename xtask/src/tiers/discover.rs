@@ -46,6 +46,12 @@ struct Target {
     test: bool,
 }
 
+impl Target {
+    fn is(&self, kind: &str) -> bool {
+        self.kind.iter().any(|k| k == kind)
+    }
+}
+
 /// One line of `--message-format=json`.
 #[derive(Deserialize)]
 struct Message {
@@ -58,19 +64,19 @@ struct Message {
 
 /// Which tier a target of a package belongs to; `None` for what is no test.
 fn tier_of(package: &str, target: &Target) -> Option<Tier> {
-    let is = |kind: &str| target.kind.iter().any(|k| k == kind);
     if [NOT_TESTED, CHECKER].contains(&package) || !target.test {
         return None;
     }
-    if is("lib") || is("bin") {
+    if target.is("lib") || target.is("bin") {
         // Named apart from its tests: the crate of the privileged tiers has helpers, and they count as units.
         return Some(Tier::Unit);
     }
-    if !is("test") {
+    if !target.is("test") {
         return None;
     }
     Some(match (package, target.name.as_str()) {
         (_, "properties" | "histories" | "fuzz") => Tier::Property,
+        ("poolward-tests", "vm") => Tier::Vm,
         ("poolward-bpf", _) | (_, "bpf") => Tier::Bpf,
         (_, "kubernetes") => Tier::Kubernetes,
         (_, "nodes") => Tier::Nodes,
@@ -84,15 +90,42 @@ fn tier_of(package: &str, target: &Target) -> Option<Tier> {
 /// # Errors
 /// Cargo's, with the end of what the compiler said; or the tier has none.
 pub(super) fn build(workspace: &Workspace, toolbox: &Toolbox, tier: Tier) -> Result<Vec<TestProgram>> {
+    build_all(workspace, toolbox, tier.name(), |package, target| tier_of(package, target) == Some(tier))
+}
+
+/// Builds test programs of one package by their names.
+///
+/// # Errors
+/// Cargo's, with the end of what the compiler said; or there is none of these names.
+pub(super) fn build_named(
+    workspace: &Workspace,
+    toolbox: &Toolbox,
+    of_package: &str,
+    names: &[&str],
+) -> Result<Vec<TestProgram>> {
+    build_all(workspace, toolbox, &names.join("-"), |package, target| {
+        package == of_package && target.is("test") && names.contains(&target.name.as_str())
+    })
+}
+
+fn build_all(
+    workspace: &Workspace,
+    toolbox: &Toolbox,
+    what: &str,
+    is_wanted: impl Fn(&str, &Target) -> bool,
+) -> Result<Vec<TestProgram>> {
     let packages = metadata(workspace)?;
-    let names: BTreeSet<&str> = packages
+    let wanted: Vec<&Target> = packages
         .iter()
         .flat_map(|package| package.targets.iter().map(move |target| (package, target)))
-        .filter(|(package, target)| {
-            tier_of(&package.name, target) == Some(tier) && target.kind.iter().any(|kind| kind == "test")
-        })
-        .map(|(_, target)| target.name.as_str())
+        .filter(|(package, target)| is_wanted(&package.name, target))
+        .map(|(_, target)| target)
         .collect();
+    if wanted.is_empty() {
+        bail!("no test program belongs to this tier");
+    }
+    let names: BTreeSet<&str> =
+        wanted.iter().filter(|target| target.is("test")).map(|target| target.name.as_str()).collect();
     let mut cargo = workspace.cargo();
     // Always the same packages, so that all tiers agree on the features of what they depend on.
     cargo.args([
@@ -106,15 +139,14 @@ pub(super) fn build(workspace: &Workspace, toolbox: &Toolbox, tier: Tier) -> Res
         CHECKER,
     ]);
     cargo.env("PATH", toolbox.path()?);
-    if tier == Tier::Unit {
+    if wanted.iter().any(|target| !target.is("test")) {
+        // With integration tests of the unit tier.
         cargo.args(["--lib", "--bins"]);
-    } else if names.is_empty() {
-        bail!("no test program belongs to this tier");
     }
     for name in &names {
         cargo.args(["--test", name]);
     }
-    let log = workspace.log(&format!("build-tests-{}", tier.name()));
+    let log = workspace.log(&format!("build-tests-{what}"));
     let status = logged::finish(cargo, &log, build::BUILD_LIMIT)?;
     let text = std::fs::read(&log).with_context(|| format!("read {}", log.display()))?;
     let text = String::from_utf8_lossy(&text);
@@ -122,7 +154,7 @@ pub(super) fn build(workspace: &Workspace, toolbox: &Toolbox, tier: Tier) -> Res
         let for_people: Vec<&str> = text.lines().filter(|line| !line.starts_with('{')).collect();
         bail!("the tests do not build:\n{}", for_people.join("\n"));
     }
-    Ok(programs(&text, &packages, tier))
+    Ok(programs(&text, &packages, is_wanted))
 }
 
 fn metadata(workspace: &Workspace) -> Result<Vec<Package>> {
@@ -137,8 +169,12 @@ fn metadata(workspace: &Workspace) -> Result<Vec<Package>> {
     Ok(metadata.packages)
 }
 
-/// The executables of the tier among cargo's messages.
-fn programs(messages: &str, packages: &[Package], tier: Tier) -> Vec<TestProgram> {
+/// The executables that are wanted among cargo's messages.
+fn programs(
+    messages: &str,
+    packages: &[Package],
+    is_wanted: impl Fn(&str, &Target) -> bool,
+) -> Vec<TestProgram> {
     let mut programs = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let Ok(Message { reason, package_id, target: Some(target), executable: Some(executable) }) =
@@ -149,7 +185,7 @@ fn programs(messages: &str, packages: &[Package], tier: Tier) -> Vec<TestProgram
         let Some(package) = packages.iter().find(|package| package.id == package_id) else { continue };
         // Programs that integration tests start are in the list too, but not among cargo's test directories.
         let is_test = executable.parent().is_some_and(|dir| dir.ends_with("deps"));
-        if reason == "compiler-artifact" && is_test && tier_of(&package.name, &target) == Some(tier) {
+        if reason == "compiler-artifact" && is_test && is_wanted(&package.name, &target) {
             let package_dir = package.manifest_path.parent().map(PathBuf::from).unwrap_or_default();
             programs.push(TestProgram {
                 name: format!("{}/{}", package.name, target.name),
@@ -183,6 +219,7 @@ mod tests {
         check("poolward-cni", "fuzz", "test", Some(Tier::Property));
         check("poolward-bpf", "packets", "test", Some(Tier::Bpf));
         check("poolward-tests", "bpf", "test", Some(Tier::Bpf));
+        check("poolward-tests", "vm", "test", Some(Tier::Vm));
         check("poolward-tests", "dataplane", "test", Some(Tier::Netns));
         check("poolward-harness", "netns", "test", Some(Tier::Netns));
         check("poolward-store", "kubernetes", "test", Some(Tier::Kubernetes));
@@ -214,12 +251,13 @@ mod tests {
             line("path+file:///p/other#1", "test", r#""/t/debug/deps/properties-2""#),
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
         ];
-        let found = programs(&messages.join("\n"), &packages, Tier::Property);
+        let of = |tier| move |package: &str, target: &Target| tier_of(package, target) == Some(tier);
+        let found = programs(&messages.join("\n"), &packages, of(Tier::Property));
         assert_eq!(found.len(), 1);
         assert_eq!(
             (found[0].name.as_str(), found[0].package_dir.as_os_str()),
             ("poolward-ipam/properties", "/p/ipam".as_ref())
         );
-        assert!(programs(&messages.join("\n"), &packages, Tier::Unit).is_empty());
+        assert!(programs(&messages.join("\n"), &packages, of(Tier::Unit)).is_empty());
     }
 }

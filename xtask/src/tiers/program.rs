@@ -33,7 +33,9 @@ pub(super) fn of_tier(tier: Tier) -> Option<Program> {
         Tier::Model => Some(Program { package: CHECKER, args: &["model"], is_told: true }),
         Tier::Mutants => Some(Program { package: CHECKER, args: &["mutants"], is_told: true }),
         Tier::Sim => Some(Program { package: "poolward-sim", args: &["--seeds", "1000"], is_told: false }),
-        Tier::Unit | Tier::Property | Tier::Bpf | Tier::Netns | Tier::Kubernetes | Tier::Nodes => None,
+        Tier::Unit | Tier::Property | Tier::Bpf | Tier::Netns | Tier::Kubernetes | Tier::Nodes | Tier::Vm => {
+            None
+        }
     }
 }
 

@@ -8,17 +8,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::TagId;
 use tokio::sync::Notify;
 
-use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide};
+use super::message::LOOPBACK_IFINDEX;
+use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, RouteTable};
 use crate::events::Events;
-use crate::object::{Link, NatState, Neighbour, Programs, Route, RouteTarget, Sysctl};
+use crate::object::{
+    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route,
+    RouteTarget, Sysctl, Tunnel,
+};
 use crate::op::{Op, Outcome, VethEnds};
 
 /// What the fake holds.
@@ -26,6 +32,15 @@ use crate::op::{Op, Outcome, VethEnds};
 pub(crate) struct State {
     pub(crate) links: BTreeMap<u32, Link>,
     pub(crate) routes: BTreeSet<Route>,
+    /// Those of them that something foreign comes before.
+    pub(crate) shadowed: BTreeSet<Route>,
+    pub(crate) nexthops: BTreeMap<u32, FoundNexthop>,
+    pub(crate) addresses: BTreeSet<LinkAddress>,
+    /// How nodes are reached; nothing here follows from routes and addresses.
+    pub(crate) hops: BTreeMap<IpAddr, Hop>,
+    pub(crate) path_mtus: BTreeMap<Ipv4Addr, PathMtu>,
+    /// Stands still.
+    pub(crate) uptime: Duration,
     pub(crate) neighbours: BTreeSet<Neighbour>,
     pub(crate) programs: Programs,
     pub(crate) nat: Option<crate::object::NatTable>,
@@ -149,8 +164,7 @@ impl Fake {
                     mtu_bytes: spec.mtu_bytes,
                     veth: true,
                     peer_ifindex: Some(ends.pod_ifindex),
-                    up: false,
-                    operational: false,
+                    ..Link::default()
                 };
                 state.links.insert(ifindex, link);
                 return Ok(Outcome::Created(ends));
@@ -172,7 +186,64 @@ impl Fake {
                 if *exclusive && state.routes.iter().any(|other| same(&other)) {
                     return Err(exists());
                 }
+                state.check_route(route, op)?;
                 state.routes.insert(*route);
+            }
+            Op::ReplaceRoute { old, new } => {
+                state.check_route(new, op)?;
+                state.routes.remove(old);
+                state.routes.insert(*new);
+            }
+            Op::AddNexthop { id, nexthop, protocol } | Op::ReplaceNexthop { id, nexthop, protocol } => {
+                if matches!(op, Op::AddNexthop { .. }) == state.nexthops.contains_key(id) {
+                    return Err(exists());
+                }
+                if !state.links.get(&nexthop.ifindex).is_some_and(Link::carries) {
+                    return Err(KernelError::other(op.to_string(), "no carrier"));
+                }
+                let found = FoundNexthop { id: *id, protocol: *protocol, says: Some(*nexthop) };
+                state.nexthops.insert(*id, found);
+            }
+            Op::DeleteNexthop { id } => state.remove_nexthops(|found| found.id == *id),
+            Op::AddOwnAddress(address) => {
+                state.addresses.insert(own_address(*address));
+            }
+            Op::DeleteOwnAddress(address) => state.remove_address(&own_address(*address)),
+            Op::SetTunnel { spec, .. } => {
+                let found = state.links.values().find(|l| l.ifname == spec.ifname).map(|l| l.ifindex);
+                let number = || FIRST_IFINDEX + self.made_count.fetch_add(1, Ordering::Relaxed);
+                let ifindex = found.unwrap_or_else(number);
+                let link = state.links.entry(ifindex).or_default();
+                link.ifindex = ifindex;
+                link.ifname.clone_from(&spec.ifname);
+                link.mtu_bytes = spec.mtu_bytes;
+                link.carrier = true;
+                link.up |= found.is_none();
+                link.tunnel = Some(Tunnel { local: Some(spec.local), special: false });
+            }
+            Op::SetRemoteRange { cidr, rule } => {
+                state.programs.remote_ranges.insert(*cidr, *rule);
+            }
+            Op::RemoveRemoteRange { cidr } => {
+                state.programs.remote_ranges.remove(cidr);
+            }
+            Op::SetPeer { address, inner } => {
+                state.programs.peers.insert(*address, *inner);
+            }
+            Op::RemovePeer { address } => {
+                state.programs.peers.remove(address);
+            }
+            Op::RemovePathMtu { node } => {
+                state.path_mtus.remove(node);
+            }
+            Op::SetUplink { ifindex, rule } => {
+                state.programs.uplinks.entry(*ifindex).or_default().rule = Some(*rule);
+            }
+            Op::AttachUplink { ifindex } => {
+                state.programs.uplinks.entry(*ifindex).or_default().attached = true;
+            }
+            Op::DetachUplink { ifindex } => {
+                state.programs.uplinks.remove(ifindex);
             }
             Op::DeleteRoute(route) => {
                 state.routes.remove(route);
@@ -223,11 +294,47 @@ impl Fake {
     }
 }
 
+fn own_address(address: Ipv4Addr) -> LinkAddress {
+    let address = IpAddr::V4(address);
+    LinkAddress { ifindex: LOOPBACK_IFINDEX, address, prefix_len: 32, ours: true }
+}
+
 impl State {
+    /// What a route names has to be there.
+    fn check_route(&self, route: &Route, op: &Op) -> Result<(), KernelError> {
+        let refused = |text: &str| Err(KernelError::other(op.to_string(), text));
+        match route.target {
+            RouteTarget::Nexthop { id } if !self.nexthops.contains_key(&id) => {
+                return refused("no such nexthop");
+            }
+            _ => {}
+        }
+        match route.source.map(IpAddr::V4) {
+            Some(source) if !self.addresses.iter().any(|found| found.address == source) => {
+                refused("the source is no address of the node")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nexthop objects go, and silently the routes by them.
+    pub(crate) fn remove_nexthops(&mut self, goes: impl Fn(&FoundNexthop) -> bool) {
+        self.nexthops.retain(|_, found| !goes(found));
+        let left = &self.nexthops;
+        self.routes.retain(|r| !matches!(r.target, RouteTarget::Nexthop { id } if !left.contains_key(&id)));
+    }
+
+    /// An address goes, and silently the routes from it.
+    pub(crate) fn remove_address(&mut self, address: &LinkAddress) {
+        self.addresses.remove(address);
+        self.routes.retain(|route| route.source.map(IpAddr::V4) != Some(address.address));
+    }
+
     /// An interface goes, and what hangs on it: by an operation, or with its pod's namespace.
     pub(crate) fn remove_link(&mut self, ifindex: u32) {
         self.links.remove(&ifindex);
         self.routes.retain(|r| !matches!(r.target, RouteTarget::Link { ifindex: on, .. } if on == ifindex));
+        self.remove_nexthops(|found| found.says.is_some_and(|nexthop| nexthop.ifindex == ifindex));
         self.neighbours.retain(|neighbour| neighbour.ifindex != ifindex);
         self.programs.unsettled.remove(&ifindex);
         self.programs.attached.remove(&ifindex);
@@ -302,9 +409,29 @@ impl Kernel for Fake {
         Ok(self.state().links.values().find(|link| link.ifname == ifname).cloned())
     }
 
-    fn fetch_routes(&self, protocol: Option<u8>, _ifindex: Option<u32>) -> Result<Vec<Route>, KernelError> {
-        let matches = |route: &&Route| protocol.is_none_or(|wanted| route.protocol == wanted);
-        Ok(self.state().routes.iter().filter(matches).copied().collect())
+    fn fetch_routes(&self, protocol: u8, _ifindex: u32) -> Result<Vec<Route>, KernelError> {
+        Ok(self.state().routes.iter().filter(|route| route.protocol == protocol).copied().collect())
+    }
+
+    fn fetch_table(&self, protocol: u8) -> Result<RouteTable, KernelError> {
+        let state = self.state();
+        let found = |route: &Route| FoundRoute { route: *route, shadowed: state.shadowed.contains(route) };
+        let ours = state.routes.iter().filter(|route| route.protocol == protocol).map(found);
+        let defaults = state.routes.iter().filter(|route| route.destination.prefix_len() == 0).copied();
+        Ok(RouteTable { ours: ours.collect(), defaults: defaults.collect() })
+    }
+
+    fn fetch_nexthops(&self) -> Result<Vec<FoundNexthop>, KernelError> {
+        Ok(self.state().nexthops.values().copied().collect())
+    }
+
+    fn fetch_hops(&self, addresses: &[IpAddr]) -> Result<BTreeMap<IpAddr, Hop>, KernelError> {
+        let hops = &self.state().hops;
+        Ok(addresses.iter().filter_map(|address| Some((*address, *hops.get(address)?))).collect())
+    }
+
+    fn fetch_addresses(&self) -> Result<Vec<LinkAddress>, KernelError> {
+        Ok(self.state().addresses.iter().copied().collect())
     }
 
     fn fetch_neighbours(&self, _ifindex: Option<u32>) -> Result<Vec<Neighbour>, KernelError> {
@@ -345,6 +472,22 @@ impl Kernel for Fake {
 
     fn uses_tcx(&self) -> bool {
         true
+    }
+
+    fn has_tunnels(&self) -> Result<bool, KernelError> {
+        Ok(true)
+    }
+
+    fn decapsulates_well(&self) -> bool {
+        true
+    }
+
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        Ok(self.state().path_mtus.clone())
+    }
+
+    fn fetch_uptime(&self) -> Duration {
+        self.state().uptime
     }
 
     fn open_events(&self) -> Result<Events, KernelError> {

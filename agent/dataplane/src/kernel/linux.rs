@@ -3,26 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bpf::PoolCounters;
-use model::{Family, TagId};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use model::{Family, MIN_MTU_BYTES, TagId};
 use rustix::fs::fstat;
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType};
+use rustix::system::uname;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::netlink::{Answer, Netlink, NetlinkError, Request};
+use super::exec::{self, exec_netlink, exec_runs, netlink_requests, one_by_one};
+use super::netlink::{Answer, Netlink, NetlinkError};
+use super::nexthop::Message;
 use super::programs::ProgramStore;
-use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, message, nft};
+use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, RouteTable, message, nexthop, nft};
 use crate::events::Events;
-use crate::object::{Link, NatState, Neighbour, Programs, Route, Sysctl};
-use crate::op::{Op, Outcome, VethEnds};
+use crate::object::{
+    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
+};
+use crate::op::{Op, Outcome, TunnelSpec};
 
 /// Sockets kept open between calls; more are opened when more calls run at once, and closed after.
 const IDLE_SOCKETS_MAX: usize = 4;
@@ -35,6 +42,9 @@ const DELETION_POLL: Duration = Duration::from_micros(100);
 
 /// How long a deletion may take until it is called failed.
 const DELETION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Name of the interface that is made to see whether it can be.
+const PROBE_IFNAME: &str = "poolward-probe";
 
 /// How often it is asked whether the kernel has noticed a carrier, and how long at most.
 const CARRIER_POLL: Duration = Duration::from_micros(500);
@@ -110,6 +120,14 @@ impl Linux {
             Op::RemovePool { cidr } => self.programs.remove_pool(*cidr),
             Op::ForgetTag(tag) => self.programs.forget(*tag),
             Op::SetMarks(layout) => self.programs.set_marks(*layout),
+            Op::SetRemoteRange { cidr, rule } => self.programs.set_remote_range(*cidr, *rule),
+            Op::RemoveRemoteRange { cidr } => self.programs.remove_remote_range(*cidr),
+            Op::SetPeer { address, inner } => self.programs.set_peer(*address, *inner),
+            Op::RemovePeer { address } => self.programs.remove_peer(*address),
+            Op::RemovePathMtu { node } => self.programs.remove_path_mtu(*node),
+            Op::SetUplink { ifindex, rule } => self.programs.set_uplink(*ifindex, *rule),
+            Op::AttachUplink { ifindex } => self.programs.attach_uplink(*ifindex),
+            Op::DetachUplink { ifindex } => self.programs.detach_uplink(*ifindex),
             Op::ReplaceNat(table) => nft::replace(&self.nft_table, table),
             Op::RemoveNat => nft::remove(&self.nft_table),
             Op::SetSysctl { sysctl, value } => write_sysctl(sysctl, *value),
@@ -197,17 +215,17 @@ impl Linux {
     fn dump<T>(
         &self,
         what: &str,
-        request: impl Fn(Family) -> RouteNetlinkMessage,
-        parse: impl Fn(&RouteNetlinkMessage) -> Option<T>,
+        request: impl Fn(Family) -> Message,
+        mut keep: impl FnMut(&Message) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
         let mut found = Vec::new();
         for family in self.families() {
             let operation = || format!("list {family} {what}");
-            let messages = self
-                .with_socket(|socket| Ok(socket.dump(&request(*family), strict)))
+            let of_family = self
+                .with_socket(|socket| Ok(socket.dump(&request(*family), strict, &mut keep)))
                 .map_err(|cause| KernelError::io(operation(), cause))?
                 .map_err(|error| netlink_error(operation(), error))?;
-            found.extend(messages.iter().filter_map(&parse));
+            if found.is_empty() { found = of_family } else { found.extend(of_family) }
         }
         Ok(found)
     }
@@ -243,6 +261,15 @@ impl Kernel for Linux {
         }
     }
 
+    fn exec_each(&self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        exec::exec_each(
+            ops,
+            self.ipv6_exists,
+            |requests| self.with_socket(|socket| socket.execute(requests)),
+            |op| self.exec_other(op),
+        )
+    }
+
     fn fetch_links(&self) -> Result<Vec<Link>, KernelError> {
         // A foreign interface that cannot be parsed is none of ours, and no reason to stop.
         let skip = |reason: String| {
@@ -250,10 +277,9 @@ impl Kernel for Linux {
             Ok(())
         };
         let messages = self
-            .with_socket(|socket| Ok(socket.dump(&message::all_links(), skip)))
-            .map_err(|cause| KernelError::io("list interfaces", cause))?
-            .map_err(|error| netlink_error("list interfaces".into(), error))?;
-        Ok(messages.iter().filter_map(message::parse_link).collect())
+            .with_socket(|socket| Ok(socket.dump(&message::all_links(), skip, message::parse_link)))
+            .map_err(|cause| KernelError::io("list interfaces", cause))?;
+        messages.map_err(|error| netlink_error("list interfaces".into(), error))
     }
 
     fn fetch_link(&self, ifname: &str) -> Result<Option<Link>, KernelError> {
@@ -264,11 +290,51 @@ impl Kernel for Linux {
         link_of(answers.into_iter().next(), operation())
     }
 
-    fn fetch_routes(&self, protocol: Option<u8>, ifindex: Option<u32>) -> Result<Vec<Route>, KernelError> {
-        let routes = self.dump("routes", |f| message::routes(f, protocol, ifindex), message::parse_route)?;
-        // The kernel filters; this only says so.
-        let matches = |route: &Route| protocol.is_none_or(|wanted| route.protocol == wanted);
-        Ok(routes.into_iter().filter(matches).collect())
+    fn fetch_routes(&self, protocol: u8, ifindex: u32) -> Result<Vec<Route>, KernelError> {
+        let request = |family| message::routes(family, Some(protocol), Some(ifindex));
+        self.dump("routes", request, message::parse_route)
+    }
+
+    fn fetch_table(&self, protocol: u8) -> Result<RouteTable, KernelError> {
+        let mut defaults = Vec::new();
+        let mut before = None;
+        let keep = |message: &Message| {
+            let route = message::parse_route(message)?;
+            // Routes with one key stand side by side, the one that counts first.
+            let shadowed = before.replace(route.key()) == Some(route.key());
+            if route.destination.prefix_len() == 0 {
+                defaults.push(route);
+            }
+            (route.protocol == protocol).then_some(FoundRoute { route, shadowed })
+        };
+        let ours = self.dump("routes", |family| message::routes(family, None, None), keep)?;
+        Ok(RouteTable { ours, defaults })
+    }
+
+    fn fetch_nexthops(&self) -> Result<Vec<FoundNexthop>, KernelError> {
+        let operation = || "list nexthop objects".to_owned();
+        let found = |message: &Message| match message {
+            Message::Nexthop(message) => message.found(),
+            Message::Route(_) => None,
+        };
+        self.with_socket(|socket| Ok(socket.dump(&nexthop::all(), strict, found)))
+            .map_err(|cause| KernelError::io(operation(), cause))?
+            .map_err(|error| netlink_error(operation(), error))
+    }
+
+    fn fetch_hops(&self, addresses: &[IpAddr]) -> Result<BTreeMap<IpAddr, Hop>, KernelError> {
+        let requests = addresses.iter().map(|address| message::route_to(*address)).collect();
+        let answers = self
+            .with_socket(|socket| socket.execute(requests))
+            .map_err(|cause| KernelError::io("ask how the other nodes are reached", cause))?;
+        // A refusal says that there is no way.
+        let hop = |answer: Answer| answer.ok()?.iter().find_map(message::parse_hop);
+        let found = addresses.iter().zip(answers).filter_map(|(to, answer)| Some((*to, hop(answer)?)));
+        Ok(found.collect())
+    }
+
+    fn fetch_addresses(&self) -> Result<Vec<LinkAddress>, KernelError> {
+        self.dump("addresses", |family| message::addresses(family, None), message::parse_address)
     }
 
     fn fetch_neighbours(&self, ifindex: Option<u32>) -> Result<Vec<Neighbour>, KernelError> {
@@ -311,12 +377,16 @@ impl Kernel for Linux {
             let Some(found) = &link else { return Ok(PodSide::default()) };
             let mut side = PodSide { link: link.clone(), ..PodSide::default() };
             for family in self.families() {
-                let addresses = socket.dump(&message::addresses(*family, found.ifindex), strict)?;
-                side.addresses.extend(addresses.iter().filter_map(message::parse_address));
-                let routes = socket.dump(&message::routes(*family, None, Some(found.ifindex)), strict)?;
-                side.routes.extend(routes.iter().filter_map(message::parse_route));
-                let neighbours = socket.dump(&message::neighbours(*family, Some(found.ifindex)), strict)?;
-                side.neighbours.extend(neighbours.iter().filter_map(message::parse_neighbour));
+                let addresses = message::addresses(*family, Some(found.ifindex));
+                let addresses = socket.dump(&addresses, strict, message::parse_address)?;
+                let made_by_kernel =
+                    |address: IpAddr| matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+                let given = addresses.into_iter().filter(|found| !made_by_kernel(found.address));
+                side.addresses.extend(given.map(|found| (found.address, found.prefix_len)));
+                let routes = message::routes(*family, None, Some(found.ifindex));
+                side.routes.extend(socket.dump(&routes, strict, message::parse_route)?);
+                let neighbours = message::neighbours(*family, Some(found.ifindex));
+                side.neighbours.extend(socket.dump(&neighbours, strict, message::parse_neighbour)?);
             }
             Ok(side)
         };
@@ -342,6 +412,47 @@ impl Kernel for Linux {
         self.programs.uses_tcx()
     }
 
+    fn has_tunnels(&self) -> Result<bool, KernelError> {
+        let operation = || format!("try whether the kernel has ipip devices, by {PROBE_IFNAME}");
+        let spec = TunnelSpec {
+            ifname: PROBE_IFNAME.into(),
+            // Nobody's: a tunnel of one local address and any far end can be had once.
+            local: Ipv4Addr::new(127, 255, 255, 254),
+            mtu_bytes: MIN_MTU_BYTES,
+        };
+        let requests = vec![message::set_tunnel(&spec, false), message::get_link(PROBE_IFNAME)];
+        let answers = self.with_socket(|socket| socket.execute(requests));
+        let mut answers = answers.map_err(|cause| KernelError::io(operation(), cause))?.into_iter();
+        match answers.next() {
+            Some(Err(error)) if error.cause.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+                return Ok(false);
+            }
+            Some(Err(error)) => return Err(netlink_error(operation(), error)),
+            Some(Ok(_)) => {}
+            None => return Err(KernelError::other(operation(), "no answer")),
+        }
+        if let Some(link) = link_of(answers.next(), operation())? {
+            let delete = vec![message::delete_link(link.ifindex)];
+            let deleted = self.with_socket(|socket| socket.execute(delete));
+            deleted.map_err(|cause| KernelError::io(operation(), cause))?;
+        }
+        Ok(true)
+    }
+
+    fn decapsulates_well(&self) -> bool {
+        let release = uname();
+        release.release().to_str().is_ok_and(|release| is_at_least(release, DECAPSULATION_SINCE))
+    }
+
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        self.programs.fetch_path_mtus()
+    }
+
+    fn fetch_uptime(&self) -> Duration {
+        let now = clock_gettime(ClockId::Boottime);
+        Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+    }
+
     fn open_events(&self) -> Result<Events, KernelError> {
         Events::open()
     }
@@ -351,135 +462,24 @@ impl Kernel for Linux {
     }
 }
 
+/// The kernel whose helper knows how to take an outer header off (`BPF_F_ADJ_ROOM_DECAP_L3_IPV4`, d219df60a70e).
+const DECAPSULATION_SINCE: (u32, u32) = (6, 3);
+
+/// Whether a kernel's release is of this version or a later one.
+fn is_at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
+        _ => false,
+    }
+}
+
 /// What is under the lock is whole whatever its last holder came to.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs of operations that travel together: consecutive netlink messages in one run, others one by one.
-fn exec_runs(
-    ops: &[Op],
-    mut exec: impl FnMut(&[Op]) -> Result<Vec<Outcome>, Failure>,
-) -> Result<Vec<Outcome>, Failure> {
-    let mut done = Vec::with_capacity(ops.len());
-    for run in ops.chunk_by(|a, b| is_netlink(a) && is_netlink(b)) {
-        match exec(run) {
-            Ok(outcomes) => done.extend(outcomes),
-            Err(failure) => {
-                done.extend(failure.done);
-                return Err(Failure { done, error: failure.error });
-            }
-        }
-    }
-    Ok(done)
-}
-
-fn one_by_one(ops: &[Op], exec: impl Fn(&Op) -> Result<(), KernelError>) -> Result<Vec<Outcome>, Failure> {
-    let mut done = Vec::with_capacity(ops.len());
-    for op in ops {
-        match exec(op) {
-            Ok(()) => done.push(Outcome::Done),
-            Err(error) => return Err(Failure { done, error }),
-        }
-    }
-    Ok(done)
-}
-
-fn is_netlink(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::CreateVeth(_)
-            | Op::SetLinkUp { .. }
-            | Op::AddAddress { .. }
-            | Op::AddRoute { .. }
-            | Op::DeleteRoute(_)
-            | Op::SetNeighbour(_)
-    )
-}
-
-/// The requests of each operation; `None` if the run is no netlink run.
-fn netlink_requests(run: &[Op], netns: Option<RawFd>, ipv6_exists: bool) -> Option<Vec<Vec<Request>>> {
-    run.iter()
-        .map(|op| match op {
-            Op::CreateVeth(spec) => Some(message::create_veth(spec, netns?, ipv6_exists)),
-            Op::SetLinkUp { ifindex, .. } => Some(vec![message::set_link_up(*ifindex)]),
-            Op::AddAddress { ifindex, address } => Some(vec![message::add_address(*ifindex, *address)]),
-            Op::AddRoute { route, exclusive } => Some(vec![message::add_route(route, *exclusive)]),
-            Op::DeleteRoute(route) => Some(vec![message::delete_route(route)]),
-            Op::SetNeighbour(neighbour) => Some(vec![message::set_neighbour(neighbour)]),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Sends all requests of a run at once and makes one outcome of the answers to each operation.
-fn exec_netlink(
-    run: &[Op],
-    requests: Vec<Vec<Request>>,
-    mut send: impl FnMut(Vec<Request>) -> io::Result<Vec<Answer>>,
-) -> Result<Vec<Outcome>, Failure> {
-    let lengths: Vec<usize> = requests.iter().map(Vec::len).collect();
-    let mut done = Vec::with_capacity(run.len());
-    let mut answers = match send(requests.into_iter().flatten().collect()) {
-        Ok(answers) => answers.into_iter(),
-        Err(cause) => {
-            let what = run.first().map(ToString::to_string).unwrap_or_default();
-            return Err(Failure { done, error: KernelError::io(what, cause) });
-        }
-    };
-    for (op, length) in run.iter().zip(lengths) {
-        let answers: Vec<Answer> = answers.by_ref().take(length).collect();
-        let result = match op {
-            Op::CreateVeth(spec) => created(op, answers).map_err(|(error, orphan)| {
-                if let Some(ifindex) = orphan {
-                    // Born, but not marked as ours: it must not stay.
-                    if let Err(cause) = send(vec![message::delete_link(ifindex)]) {
-                        tracing::warn!(ifname = spec.host_ifname, %cause, "a half-made interface stays behind");
-                    }
-                }
-                error
-            }),
-            _ => answers.into_iter().try_for_each(|answer| match answer {
-                Ok(_) => Ok(()),
-                Err(error) if takes_away(op) && is_missing(&error.cause) => Ok(()),
-                Err(error) => Err(netlink_error(op.to_string(), error)),
-            })
-            .map(|()| Outcome::Done),
-        };
-        match result {
-            Ok(outcome) => done.push(outcome),
-            Err(error) => return Err(Failure { done, error }),
-        }
-    }
-    Ok(done)
-}
-
-fn takes_away(op: &Op) -> bool {
-    matches!(op, Op::DeleteRoute(_))
-}
-
-/// The ends of a new pair, from the answers to [`message::create_veth`]; or why not, and the number of the host's
-/// end if the pair was created all the same.
-fn created(op: &Op, answers: Vec<Answer>) -> Result<Outcome, (KernelError, Option<u32>)> {
-    let mut answers = answers.into_iter();
-    let (creation, naming, found) = (answers.next(), answers.next(), answers.next());
-    match creation {
-        Some(Ok(_)) => {}
-        Some(Err(error)) => return Err((netlink_error(op.to_string(), error), None)),
-        None => return Err((KernelError::other(op.to_string(), "no answer"), None)),
-    }
-    let link = link_of(found, op.to_string()).ok().flatten();
-    let ifindex = link.as_ref().map(|link| link.ifindex);
-    if let Some(Err(error)) = naming {
-        return Err((netlink_error(op.to_string(), error), ifindex));
-    }
-    match link.and_then(|link| link.peer_ifindex.map(|peer| (link.ifindex, peer))) {
-        Some((host_ifindex, pod_ifindex)) => Ok(Outcome::Created(VethEnds { host_ifindex, pod_ifindex })),
-        None => Err((KernelError::other(op.to_string(), "the new interface cannot be read back"), ifindex)),
-    }
-}
-
-fn link_of(answer: Option<Answer>, operation: String) -> Result<Option<Link>, KernelError> {
+pub(super) fn link_of(answer: Option<Answer>, operation: String) -> Result<Option<Link>, KernelError> {
     match answer {
         Some(Ok(messages)) => Ok(messages.iter().find_map(message::parse_link)),
         Some(Err(error)) if is_missing(&error.cause) => Ok(None),
@@ -493,12 +493,12 @@ fn strict(reason: String) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
-fn is_missing(cause: &io::Error) -> bool {
+pub(super) fn is_missing(cause: &io::Error) -> bool {
     KernelError::io("", io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or(0))).kind()
         == ErrorKind::Missing
 }
 
-fn netlink_error(operation: String, error: NetlinkError) -> KernelError {
+pub(super) fn netlink_error(operation: String, error: NetlinkError) -> KernelError {
     KernelError::io(operation, error.cause).with_text(error.text)
 }
 
@@ -514,7 +514,7 @@ fn in_namespace<T: Send>(netns: BorrowedFd<'_>, call: impl FnOnce() -> T + Send)
         Ok(Ok(Ok(value))) => Ok(value),
         Ok(Ok(Err(cause))) => {
             let error = KernelError::io("enter the pod's network namespace", cause.into());
-            let wrong_kind = cause == rustix::io::Errno::INVAL;
+            let wrong_kind = cause == Errno::INVAL;
             Err(if wrong_kind { error.with_kind(ErrorKind::NotANamespace) } else { error })
         }
         Ok(Err(_)) => Err(KernelError::other("work in the pod's network namespace", "the thread panicked")),
@@ -533,5 +533,23 @@ fn write_sysctl(sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
         // Where /proc/sys is read-only, what is right already may stay.
         Err(_) if fs::read_to_string(&path).is_ok_and(|text| text.trim() == value.to_string()) => Ok(()),
         Err(error) => Err(KernelError::io(format!("write {value} to {path}"), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        let check =
+            |release: &str, expected: bool| assert_eq!(is_at_least(release, (6, 3)), expected, "{release}");
+        check("6.1.0-28-cloud-amd64", false);
+        check("6.3.0", true);
+        check("6.12.57+deb13-amd64", true);
+        check("5.15.0", false);
+        check("10.0", true);
+        check("6", false);
+        check("", false);
     }
 }

@@ -5,23 +5,25 @@ use std::os::fd::RawFd;
 
 use model::{Cidr, Family};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, State,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoIpTunnel, InfoKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, State,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::netlink::Request;
-use crate::object::{Link, Mac, Neighbour, Route, RouteTarget};
-use crate::op::VethSpec;
+use super::nexthop::Message;
+use crate::object::{Hop, Link, LinkAddress, Mac, Neighbour, Route, RouteTarget, Tunnel};
+use crate::op::{TunnelSpec, VethSpec};
 
 /// The pair in one message, then the host's end's alias, then the question what became of it. The kernel takes
 /// all three before `send` returns, so no crash of ours leaves a pair without an alias.
@@ -46,8 +48,8 @@ pub(crate) fn create_veth(spec: &VethSpec, netns: RawFd, ipv6_exists: bool) -> V
         named = named.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(mode)]));
     }
     vec![
-        (RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL),
-        (RouteNetlinkMessage::SetLink(named.build()), 0),
+        (RouteNetlinkMessage::NewLink(pair).into(), NLM_F_CREATE | NLM_F_EXCL),
+        (RouteNetlinkMessage::SetLink(named.build()).into(), 0),
         get_link(&spec.host_ifname),
     ]
 }
@@ -56,22 +58,25 @@ pub(crate) fn get_link(ifname: &str) -> Request {
     let message = LinkUnspec::new_with_name(ifname)
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
-    (RouteNetlinkMessage::GetLink(message), 0)
+    (RouteNetlinkMessage::GetLink(message).into(), 0)
 }
 
-pub(crate) fn all_links() -> RouteNetlinkMessage {
+pub(crate) fn all_links() -> Message {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
-    RouteNetlinkMessage::GetLink(message)
+    RouteNetlinkMessage::GetLink(message).into()
 }
 
 pub(crate) fn delete_link(ifindex: u32) -> Request {
-    (RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(ifindex).build()), 0)
+    (RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(ifindex).build()).into(), 0)
 }
 
-pub(crate) fn set_link_up(ifindex: u32) -> Request {
-    (RouteNetlinkMessage::SetLink(LinkUnspec::new_with_index(ifindex).up().build()), 0)
+/// By number; by name where the number is not known yet (0), because the interface is made in the same run.
+pub(crate) fn set_link_up(ifname: &str, ifindex: u32) -> Request {
+    let link =
+        if ifindex == 0 { LinkUnspec::new_with_name(ifname) } else { LinkUnspec::new_with_index(ifindex) };
+    (RouteNetlinkMessage::SetLink(link.up().build()).into(), 0)
 }
 
 pub(crate) fn add_address(ifindex: u32, address: IpAddr) -> Request {
@@ -85,19 +90,74 @@ pub(crate) fn add_address(ifindex: u32, address: IpAddr) -> Request {
             message
         }
     };
-    (RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+    (RouteNetlinkMessage::NewAddress(message).into(), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 pub(crate) fn add_route(route: &Route, exclusive: bool) -> Request {
     let flags = if exclusive || route.destination.family() == Family::V6 { NLM_F_EXCL } else { 0 };
-    (RouteNetlinkMessage::NewRoute(route_message(route)), NLM_F_CREATE | flags)
+    (RouteNetlinkMessage::NewRoute(route_message(route)).into(), NLM_F_CREATE | flags)
+}
+
+/// Puts a route in the place of the first one with its destination and metric.
+pub(crate) fn replace_route(route: &Route) -> Request {
+    (RouteNetlinkMessage::NewRoute(route_message(route)).into(), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 pub(crate) fn delete_route(route: &Route) -> Request {
     let mut message = route_message(route);
     // For a deletion this scope means "any" (`fib_table_delete`).
     message.header.scope = RouteScope::NoWhere;
-    (RouteNetlinkMessage::DelRoute(message), 0)
+    (RouteNetlinkMessage::DelRoute(message).into(), 0)
+}
+
+/// The label of our addresses on `lo`: what they are known again by.
+const OWN_ADDRESS_LABEL: &str = "lo:poolward";
+
+/// The number of `lo` in every namespace (`LOOPBACK_IFINDEX`).
+pub(crate) const LOOPBACK_IFINDEX: u32 = 1;
+
+/// Gives `lo` an address with our label: of scope host, so that nothing is sent from it that does not ask for it.
+pub(crate) fn add_own_address(address: Ipv4Addr) -> Request {
+    (RouteNetlinkMessage::NewAddress(own_address(address)).into(), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+pub(crate) fn delete_own_address(address: Ipv4Addr) -> Request {
+    (RouteNetlinkMessage::DelAddress(own_address(address)).into(), 0)
+}
+
+fn own_address(address: Ipv4Addr) -> AddressMessage {
+    let builder = AddressMessageBuilder::<Ipv4Addr>::new().index(LOOPBACK_IFINDEX).address(address, 32);
+    let mut message = builder.build();
+    message.header.scope = AddressScope::Host;
+    message.attributes.push(AddressAttribute::Label(OWN_ADDRESS_LABEL.to_owned()));
+    message
+}
+
+/// Asks how the kernel reaches an address.
+pub(crate) fn route_to(address: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(Family::of(address));
+    message.header.destination_prefix_length = Family::of(address).address_bits();
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+    (RouteNetlinkMessage::GetRoute(message).into(), 0)
+}
+
+/// A tunnel device that behaves as `tunl0`: any far end, TTL and DF of the inner packet.
+pub(crate) fn set_tunnel(spec: &TunnelSpec, exists: bool) -> Request {
+    let data = vec![
+        InfoIpTunnel::Local(IpAddr::V4(spec.local)),
+        InfoIpTunnel::Ttl(0),
+        InfoIpTunnel::PMtuDisc(false),
+    ];
+    let link = LinkUnspec::new_with_name(&spec.ifname).mtu(spec.mtu_bytes);
+    // Its number is not known before it is there, so it is born up.
+    let mut message = if exists { link.build() } else { link.up().build() };
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::IpIp),
+        LinkInfo::Data(InfoData::IpTunnel(data)),
+    ]));
+    let flags = if exists { 0 } else { NLM_F_CREATE | NLM_F_EXCL };
+    (RouteNetlinkMessage::NewLink(message).into(), flags)
 }
 
 pub(crate) fn set_neighbour(neighbour: &Neighbour) -> Request {
@@ -108,31 +168,32 @@ pub(crate) fn set_neighbour(neighbour: &Neighbour) -> Request {
     message.header.kind = RouteType::Unicast;
     message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(neighbour.address)));
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec()));
-    (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+    (RouteNetlinkMessage::NewNeighbour(message).into(), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// Routes of the main table that `protocol` installed (`None`: anybody), out of one interface or any.
-pub(crate) fn routes(family: Family, protocol: Option<u8>, ifindex: Option<u32>) -> RouteNetlinkMessage {
+pub(crate) fn routes(family: Family, protocol: Option<u8>, ifindex: Option<u32>) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
     message.attributes.extend(ifindex.map(RouteAttribute::Oif));
-    RouteNetlinkMessage::GetRoute(message)
+    RouteNetlinkMessage::GetRoute(message).into()
 }
 
-pub(crate) fn neighbours(family: Family, ifindex: Option<u32>) -> RouteNetlinkMessage {
+pub(crate) fn neighbours(family: Family, ifindex: Option<u32>) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(family);
     message.attributes.extend(ifindex.map(NeighbourAttribute::IfIndex));
-    RouteNetlinkMessage::GetNeighbour(message)
+    RouteNetlinkMessage::GetNeighbour(message).into()
 }
 
-pub(crate) fn addresses(family: Family, ifindex: u32) -> RouteNetlinkMessage {
+/// Addresses of one interface or of all.
+pub(crate) fn addresses(family: Family, ifindex: Option<u32>) -> Message {
     let mut message = AddressMessage::default();
     message.header.family = address_family(family);
-    message.header.index = ifindex;
-    RouteNetlinkMessage::GetAddress(message)
+    message.header.index = ifindex.unwrap_or(0);
+    RouteNetlinkMessage::GetAddress(message).into()
 }
 
 fn address_family(family: Family) -> AddressFamily {
@@ -163,19 +224,30 @@ fn route_message(route: &Route) -> RouteMessage {
                 None => message.header.scope = RouteScope::Link,
             }
         }
+        RouteTarget::Nexthop { id } => message.attributes.push(RouteAttribute::NhId(id)),
         RouteTarget::Blackhole => message.header.kind = RouteType::BlackHole,
         RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
         RouteTarget::Other => message.header.kind = RouteType::Unspec,
+    }
+    // Without metrics the kernel takes any route's by the same nexthop object for the same, whatever its metrics are,
+    // and shares these (`fib_create_info` asks `fib_find_info_nh`). An empty list says that there are to be none.
+    if route.mtu_bytes != 0 || matches!(route.target, RouteTarget::Nexthop { .. }) {
+        let mtu = Some(RouteMetric::Mtu(route.mtu_bytes)).filter(|_| route.mtu_bytes != 0);
+        message.attributes.push(RouteAttribute::Metrics(mtu.into_iter().collect()));
+    }
+    if let Some(source) = route.source {
+        message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
     }
     message
 }
 
 /// What a link message says, or nothing if it is another kind of message.
-pub(crate) fn parse_link(message: &RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+pub(crate) fn parse_link(message: &Message) -> Option<Link> {
+    let Message::Route(RouteNetlinkMessage::NewLink(message)) = message else { return None };
     let mut link = Link {
         ifindex: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         ..Link::default()
     };
     for attribute in &message.attributes {
@@ -188,6 +260,8 @@ pub(crate) fn parse_link(message: &RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::LinkInfo(infos) => {
                 link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                let is_tunnel = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::IpIp)));
+                link.tunnel = is_tunnel.then(|| tunnel_of(infos));
             }
             _ => {}
         }
@@ -195,11 +269,33 @@ pub(crate) fn parse_link(message: &RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
+fn tunnel_of(infos: &[LinkInfo]) -> Tunnel {
+    let unspecified = |address: &IpAddr| address.is_unspecified();
+    let mut tunnel = Tunnel { local: None, special: false };
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::IpTunnel(data)) => Some(data),
+        _ => None,
+    });
+    for item in data.into_iter().flatten() {
+        match item {
+            InfoIpTunnel::Local(IpAddr::V4(local)) if !local.is_unspecified() => tunnel.local = Some(*local),
+            InfoIpTunnel::Remote(remote) => tunnel.special |= !unspecified(remote),
+            InfoIpTunnel::Ttl(ttl) => tunnel.special |= *ttl != 0,
+            InfoIpTunnel::Tos(tos) => tunnel.special |= *tos != 0,
+            InfoIpTunnel::PMtuDisc(sets_df) => tunnel.special |= sets_df,
+            InfoIpTunnel::CollectMetadata => tunnel.special = true,
+            _ => {}
+        }
+    }
+    tunnel
+}
+
 /// What a route message says, or nothing if it is of another kind, table or family.
-pub(crate) fn parse_route(message: &RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+pub(crate) fn parse_route(message: &Message) -> Option<Route> {
+    let Message::Route(RouteNetlinkMessage::NewRoute(message)) = message else { return None };
     let (mut destination, mut gateway, mut ifindex) = (None, None, None);
     let (mut metric, mut plain) = (0, true);
+    let (mut nexthop, mut source, mut mtu_bytes) = (None, None, 0);
     let mut table = u32::from(message.header.table);
     for attribute in &message.attributes {
         match attribute {
@@ -208,7 +304,17 @@ pub(crate) fn parse_route(message: &RouteNetlinkMessage) -> Option<Route> {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::Priority(value) => metric = *value,
             RouteAttribute::Table(value) => table = *value,
-            RouteAttribute::MultiPath(_) | RouteAttribute::NhId(_) | RouteAttribute::Via(_) => plain = false,
+            // The kernel adds gateway and interface, for readers that know no nexthop objects.
+            RouteAttribute::NhId(id) => nexthop = Some(*id),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Metrics(metrics) => {
+                let mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(bytes) => Some(*bytes),
+                    _ => None,
+                });
+                mtu_bytes = mtu.unwrap_or(0);
+            }
+            RouteAttribute::MultiPath(_) | RouteAttribute::Via(_) => plain = false,
             _ => {}
         }
     }
@@ -221,6 +327,7 @@ pub(crate) fn parse_route(message: &RouteNetlinkMessage) -> Option<Route> {
         _ => return None,
     };
     let target = match (message.header.kind, ifindex) {
+        (RouteType::Unicast, _) if nexthop.is_some() => RouteTarget::Nexthop { id: nexthop? },
         (RouteType::Unicast, Some(ifindex)) if plain => RouteTarget::Link { ifindex, gateway },
         (RouteType::BlackHole, _) => RouteTarget::Blackhole,
         (RouteType::Unreachable, _) => RouteTarget::Unreachable,
@@ -234,6 +341,8 @@ pub(crate) fn parse_route(message: &RouteNetlinkMessage) -> Option<Route> {
         target,
         metric,
         protocol: message.header.protocol.into(),
+        mtu_bytes,
+        source,
     })
 }
 
@@ -246,8 +355,8 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// A permanent neighbour entry, or nothing if it is anything else.
-pub(crate) fn parse_neighbour(message: &RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
+pub(crate) fn parse_neighbour(message: &Message) -> Option<Neighbour> {
+    let Message::Route(RouteNetlinkMessage::NewNeighbour(message)) = message else { return None };
     if message.header.state != NeighbourState::Permanent {
         return None;
     }
@@ -263,19 +372,34 @@ pub(crate) fn parse_neighbour(message: &RouteNetlinkMessage) -> Option<Neighbour
     Some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: mac? })
 }
 
-/// An address of an interface with its prefix length; IPv6 link-local ones, which the kernel makes, are left out.
-pub(crate) fn parse_address(message: &RouteNetlinkMessage) -> Option<(IpAddr, u8)> {
-    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    let address = local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })?;
-    let link_local = matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    (!link_local).then_some((address, message.header.prefix_len))
+/// An address of an interface.
+pub(crate) fn parse_address(message: &Message) -> Option<LinkAddress> {
+    let Message::Route(RouteNetlinkMessage::NewAddress(message)) = message else { return None };
+    let (mut local, mut address, mut ours) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Label(label) => ours = label == OWN_ADDRESS_LABEL,
+            _ => {}
+        }
+    }
+    let prefix_len = message.header.prefix_len;
+    Some(LinkAddress { ifindex: message.header.index, address: local.or(address)?, prefix_len, ours })
+}
+
+/// How the kernel reaches an address, from the answer to [`route_to`]; nothing if it is one of its own or leads nowhere.
+pub(crate) fn parse_hop(message: &Message) -> Option<Hop> {
+    let Message::Route(RouteNetlinkMessage::NewRoute(message)) = message else { return None };
+    let (mut gateway, mut ifindex) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            _ => {}
+        }
+    }
+    let unicast = message.header.kind == RouteType::Unicast;
+    ifindex.filter(|_| unicast).map(|ifindex| Hop { ifindex, gateway })
 }

@@ -11,14 +11,16 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NlasIterator,
 };
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-/// Most requests in one message: the answers to them must fit into the socket's receive buffer.
-const MAX_BATCH_LEN: usize = 64;
+use super::nexthop::Message;
 
-/// Size of the receive buffer; the kernel's dumps come in pieces of at most 32 KiB.
+/// Most requests in one message: the answers to them must fit into the socket's receive buffer, which they do even if
+/// each is refused (an answer is charged with less than 1 KiB of the 208 KiB that are the kernel's default).
+const MAX_BATCH_LEN: usize = 128;
+
+/// Size of one reading; the kernel's dumps come in pieces of at most 32 KiB.
 const RECEIVE_BYTES: usize = 64 * 1024;
 
 /// How often a dump that the kernel calls inconsistent is begun anew.
@@ -28,10 +30,10 @@ const DUMP_ATTEMPTS: usize = 5;
 const ERROR_TEXT_ATTRIBUTE: u16 = 1;
 
 /// A message and its `NLM_F_*` flags, besides those that every request has.
-pub(crate) type Request = (RouteNetlinkMessage, u16);
+pub(crate) type Request = (Message, u16);
 
 /// What the kernel said to one request.
-pub(crate) type Answer = Result<Vec<RouteNetlinkMessage>, NetlinkError>;
+pub(crate) type Answer = Result<Vec<Message>, NetlinkError>;
 
 /// The kernel's refusal.
 #[derive(Debug)]
@@ -75,12 +77,16 @@ impl Netlink {
     pub(crate) fn execute(&mut self, requests: Vec<Request>) -> io::Result<Vec<Answer>> {
         let mut answers = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter().peekable();
+        let mut bytes = Vec::with_capacity(32 * 1024);
         while requests.peek().is_some() {
             let first = self.sequence.wrapping_add(1);
-            let mut bytes = Vec::with_capacity(1024);
-            for (message, flags) in requests.by_ref().take(MAX_BATCH_LEN) {
+            bytes.clear();
+            let mut batch = requests.by_ref().take(MAX_BATCH_LEN).peekable();
+            while let Some((message, flags)) = batch.next() {
                 self.sequence = self.sequence.wrapping_add(1);
-                append(&mut bytes, message, flags | NLM_F_REQUEST | NLM_F_ACK, self.sequence);
+                // Refusals are always told; that the last one has been carried out tells of all before it.
+                let ack = if batch.peek().is_none() { NLM_F_ACK } else { 0 };
+                append(&mut bytes, message, flags | NLM_F_REQUEST | ack, self.sequence);
             }
             self.send(&bytes)?;
             self.receive_answers(first, &mut answers)?;
@@ -88,21 +94,23 @@ impl Netlink {
         Ok(answers)
     }
 
-    /// Everything that matches `message`. Elements that cannot be parsed are handed to `unparsed`.
+    /// Everything that matches `message`, as far as `keep` makes something of it, in the kernel's order. Elements that
+    /// cannot be parsed are handed to `unparsed`.
     ///
     /// # Errors
     /// The kernel's refusal, or a list that changed under each of several attempts to read it.
-    pub(crate) fn dump(
+    pub(crate) fn dump<T>(
         &mut self,
-        message: &RouteNetlinkMessage,
+        message: &Message,
         mut unparsed: impl FnMut(String) -> io::Result<()>,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        mut keep: impl FnMut(&Message) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             self.sequence = self.sequence.wrapping_add(1);
             let mut bytes = Vec::with_capacity(128);
             append(&mut bytes, message.clone(), NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
             self.send(&bytes)?;
-            if let Some(found) = self.receive_dump(&mut unparsed)? {
+            if let Some(found) = self.receive_dump(&mut unparsed, &mut keep)? {
                 return Ok(found);
             }
         }
@@ -119,30 +127,32 @@ impl Netlink {
         }
     }
 
-    /// Reads until the request numbered `self.sequence` has been acknowledged.
+    /// Reads until the request numbered `self.sequence`, which asked for it, has been acknowledged. Those before it
+    /// since `first` that nothing was said of have been carried out.
     fn receive_answers(&mut self, first: u32, answers: &mut Vec<Answer>) -> io::Result<()> {
-        let mut pending = Vec::new();
-        let mut expected = first;
+        let start = answers.len();
+        let count = usize::try_from(self.sequence.wrapping_sub(first)).unwrap_or(0) + 1;
+        answers.extend(std::iter::repeat_with(|| Ok(Vec::new())).take(count));
         loop {
             let bytes = self.receive()?;
             for message in Messages(&bytes) {
                 let (header, payload) = message?.map_err(io::Error::other)?.into_parts();
-                if header.sequence_number != expected {
-                    // Left over from a request that broke off.
-                    continue;
-                }
+                let index = usize::try_from(header.sequence_number.wrapping_sub(first)).unwrap_or(count);
+                // Outside: left over from a request that broke off.
+                let Some(answer) = answers.get_mut(start + index).filter(|_| index < count) else { continue };
                 match payload {
-                    NetlinkPayload::InnerMessage(inner) => pending.push(inner),
+                    NetlinkPayload::InnerMessage(inner) => {
+                        if let Ok(messages) = answer {
+                            messages.push(inner);
+                        }
+                    }
                     NetlinkPayload::Error(error) => {
-                        answers.push(match error.code {
-                            None => Ok(std::mem::take(&mut pending)),
-                            Some(code) => Err(refusal(code, &error.header)),
-                        });
-                        if expected == self.sequence {
+                        if let Some(code) = error.code {
+                            *answer = Err(refusal(code, &error.header));
+                        }
+                        if index + 1 == count {
                             return Ok(());
                         }
-                        pending.clear();
-                        expected = expected.wrapping_add(1);
                     }
                     _ => {}
                 }
@@ -151,10 +161,11 @@ impl Netlink {
     }
 
     /// Reads one dump to its end; `None` if the kernel calls it inconsistent.
-    fn receive_dump(
+    fn receive_dump<T>(
         &mut self,
         unparsed: &mut impl FnMut(String) -> io::Result<()>,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
+        keep: &mut impl FnMut(&Message) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, NetlinkError> {
         let mut found = Vec::new();
         let mut consistent = true;
         loop {
@@ -173,7 +184,7 @@ impl Netlink {
                 }
                 consistent &= header.flags & NLM_F_DUMP_INTR == 0;
                 match payload {
-                    NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                    NetlinkPayload::InnerMessage(inner) => found.extend(keep(&inner)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
                     }
@@ -203,7 +214,7 @@ impl Netlink {
 }
 
 /// Serialises one request, padded as netlink aligns messages.
-fn append(bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
+fn append(bytes: &mut Vec<u8>, message: Message, flags: u16, sequence: u32) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
     header.sequence_number = sequence;
@@ -230,7 +241,7 @@ fn refusal(code: NonZeroI32, echoed: &[u8]) -> NetlinkError {
 pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl Iterator for Messages<'_> {
-    type Item = io::Result<Result<NetlinkMessage<RouteNetlinkMessage>, String>>;
+    type Item = io::Result<Result<NetlinkMessage<Message>, String>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {

@@ -9,34 +9,57 @@
 //!         meta mark & NAT == NAT ip daddr != @no_nat_v4 masquerade
 //!         meta mark & NAT == NAT ip6 daddr != @no_nat_v6 masquerade
 //!     }
+//!     set encapsulated_v4 { type ipv4_addr; flags interval; elements = { … } }      # these only where this node
+//!     chain node_sources {                                                          # has an address of its own
+//!         type nat hook postrouting priority srcnat - 1;
+//!         ip daddr @encapsulated_v4 ip saddr != INNER oifname != "pw*" fib saddr type local snat ip to INNER
+//!         ip daddr @encapsulated_v4 ip saddr != INNER oifname != "pw*" meta mark & 0x4000 == 0x4000 snat ip to INNER
+//!     }
 //! }
 //! ```
-//! One rule for each family, whatever the number of pools and pods. Postrouting comes after DNAT, so that a Service
+//! The second chain comes just before kube-proxy's, which would give the uplink's address to what it has marked, and so
+//! lets replies come back by no tunnel. One rule for each family, whatever the number of pools and pods. Postrouting comes after DNAT, so that a Service
 //! whose backend is a pod is not masqueraded.
 
 use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use model::{Cidr, Family};
 use nftables::batch::Batch;
 use nftables::expr::{
-    BinaryOperation, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix,
+    BinaryOperation, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
+    PayloadField, Prefix,
 };
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{
     Chain, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{Match, Operator, Statement};
+use nftables::stmt::{Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::KernelError;
-use crate::object::{NatState, NatTable};
+use crate::object::{InnerSource, NatState, NatTable};
 
 const CHAIN: &str = "postrouting";
 
 /// `srcnat`, as `nft` calls it.
 const PRIORITY: i32 = 100;
+
+/// What this node's own packets go through.
+const NODE_CHAIN: &str = "node_sources";
+
+/// Just before everybody's source NAT: the first that decides about a connection has decided.
+const NODE_PRIORITY: i32 = PRIORITY - 1;
+
+/// Ranges of encapsulated pools.
+const INNER_SET: &str = "encapsulated_v4";
+
+/// What kube-proxy marks packets with that it will masquerade (`--iptables-masquerade-bit`, 14).
+const KUBE_PROXY_MARK: u32 = 0x4000;
+
+/// Interfaces of pods on this node (`Handle::host_ifname`): what goes to them is not encapsulated.
+const POD_INTERFACES: &str = "pw*";
 
 /// Writes the table anew: `flush` would keep chains and sets of an older shape.
 pub(super) fn replace(name: &str, table: &NatTable) -> Result<(), KernelError> {
@@ -94,8 +117,8 @@ fn compare(name: &str, json: &str) -> NatState {
         Ok(listed) => listed,
         Err(error) => return NatState::Tampered(format!("what nft prints of it cannot be read: {error}")),
     };
-    let mut ranges = Vec::new();
-    let mut nat_bit = None;
+    let (mut ranges, mut inner_ranges) = (Vec::new(), Vec::new());
+    let (mut nat_bit, mut inner_address) = (None, None);
     let mut found = Vec::new();
     for object in listed.objects.iter() {
         match object {
@@ -103,7 +126,11 @@ fn compare(name: &str, json: &str) -> NatState {
             NfObject::ListObject(object) => {
                 match object {
                     NfListObject::Set(set) => {
+                        let ranges = if set.name == INNER_SET { &mut inner_ranges } else { &mut ranges };
                         ranges.extend(set.elem.iter().flat_map(|e| e.iter()).filter_map(range));
+                    }
+                    NfListObject::Rule(rule) if rule.chain == NODE_CHAIN => {
+                        inner_address = inner_address.or_else(|| rule.expr.last().and_then(snat_address));
                     }
                     NfListObject::Rule(rule) => {
                         nat_bit = nat_bit.or_else(|| rule.expr.first().and_then(matched_bit));
@@ -115,7 +142,10 @@ fn compare(name: &str, json: &str) -> NatState {
             NfObject::CmdObject(_) => return NatState::Tampered("it holds a command".into()),
         }
     }
-    let table = NatTable { nat_bit: nat_bit.unwrap_or(0), no_nat: crate::plan::aggregate(&ranges) };
+    let ranges_of = crate::plan::aggregate;
+    let inner =
+        inner_address.map(|address| InnerSource { address, ranges: ranges_of(inner_ranges.as_slice()) });
+    let table = NatTable { nat_bit: nat_bit.unwrap_or(0), no_nat: ranges_of(&ranges), inner };
     let expected: Vec<NfListObject<'_>> = contents(name, &table).into_iter().map(normal).collect();
     // The kernel lists sets before chains and rules, as we write them, but sets in the order of their names.
     let missing = expected.iter().find(|object| !found.contains(object));
@@ -158,54 +188,103 @@ fn contents(name: &str, table: &NatTable) -> Vec<NfListObject<'static>> {
     let families = [(Family::V4, "no_nat_v4"), (Family::V6, "no_nat_v6")];
     let mut objects = Vec::with_capacity(5);
     for (family, set_name) in families {
-        let elements: Vec<_> =
-            table.no_nat.iter().filter(|cidr| cidr.family() == family).map(|cidr| element(*cidr)).collect();
-        let set_type = match family {
-            Family::V4 => SetType::Ipv4Addr,
-            Family::V6 => SetType::Ipv6Addr,
-        };
-        objects.push(NfListObject::Set(Box::new(Set {
-            family: NfFamily::INet,
-            table: name.to_owned().into(),
-            name: set_name.into(),
-            set_type: SetTypeValue::Single(set_type),
-            flags: Some(HashSet::from([SetFlag::Interval])),
-            elem: (!elements.is_empty()).then(|| elements.into()),
-            ..Set::default()
-        })));
+        let ranges: Vec<Cidr> = table.no_nat.iter().filter(|cidr| cidr.family() == family).copied().collect();
+        objects.push(set(name, set_name, family, &ranges));
     }
-    objects.push(NfListObject::Chain(Chain {
-        family: NfFamily::INet,
-        table: name.to_owned().into(),
-        name: CHAIN.into(),
-        _type: Some(NfChainType::NAT),
-        hook: Some(NfHook::Postrouting),
-        prio: Some(PRIORITY),
-        policy: Some(NfChainPolicy::Accept),
-        ..Chain::default()
-    }));
+    objects.push(chain(name, CHAIN, PRIORITY));
     for (family, set_name) in families {
+        let protocol = if family == Family::V4 { "ip" } else { "ip6" };
         let expr = vec![
             match_bit(table.nat_bit),
-            Statement::Match(Match {
-                left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
-                    protocol: if family == Family::V4 { "ip" } else { "ip6" }.into(),
-                    field: "daddr".into(),
-                }))),
-                right: Expression::String(format!("@{set_name}").into()),
-                op: Operator::NEQ,
-            }),
+            matches(field(protocol, "daddr"), Operator::NEQ, format!("@{set_name}")),
             Statement::Masquerade(None),
         ];
-        objects.push(NfListObject::Rule(Rule {
-            family: NfFamily::INet,
-            table: name.to_owned().into(),
-            chain: CHAIN.into(),
-            expr: expr.into(),
-            ..Rule::default()
+        objects.push(rule(name, CHAIN, expr));
+    }
+    if let Some(inner) = &table.inner {
+        objects.push(set(name, INNER_SET, Family::V4, &inner.ranges));
+        objects.push(chain(name, NODE_CHAIN, NODE_PRIORITY));
+        let is_local = Expression::Named(NamedExpression::Fib(Fib {
+            result: FibResult::Type,
+            flags: HashSet::from([FibFlag::Saddr]),
         }));
+        for whose in [matches(is_local, Operator::EQ, "local".into()), match_bit(KUBE_PROXY_MARK)] {
+            let expr = vec![
+                matches(field("ip", "daddr"), Operator::EQ, format!("@{INNER_SET}")),
+                matches(field("ip", "saddr"), Operator::NEQ, inner.address.to_string()),
+                matches(meta(MetaKey::Oifname), Operator::NEQ, POD_INTERFACES.into()),
+                whose,
+                Statement::SNAT(Some(NAT {
+                    addr: Some(Expression::String(inner.address.to_string().into())),
+                    family: Some(NATFamily::IP),
+                    port: None,
+                    flags: None,
+                })),
+            ];
+            objects.push(rule(name, NODE_CHAIN, expr));
+        }
     }
     objects
+}
+
+fn set(table: &str, name: &'static str, family: Family, ranges: &[Cidr]) -> NfListObject<'static> {
+    let elements: Vec<_> = ranges.iter().map(|cidr| element(*cidr)).collect();
+    let set_type = match family {
+        Family::V4 => SetType::Ipv4Addr,
+        Family::V6 => SetType::Ipv6Addr,
+    };
+    NfListObject::Set(Box::new(Set {
+        family: NfFamily::INet,
+        table: table.to_owned().into(),
+        name: name.into(),
+        set_type: SetTypeValue::Single(set_type),
+        flags: Some(HashSet::from([SetFlag::Interval])),
+        elem: (!elements.is_empty()).then(|| elements.into()),
+        ..Set::default()
+    }))
+}
+
+fn chain(table: &str, name: &'static str, priority: i32) -> NfListObject<'static> {
+    NfListObject::Chain(Chain {
+        family: NfFamily::INet,
+        table: table.to_owned().into(),
+        name: name.into(),
+        _type: Some(NfChainType::NAT),
+        hook: Some(NfHook::Postrouting),
+        prio: Some(priority),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    })
+}
+
+fn rule(table: &str, chain: &'static str, expr: Vec<Statement<'static>>) -> NfListObject<'static> {
+    NfListObject::Rule(Rule {
+        family: NfFamily::INet,
+        table: table.to_owned().into(),
+        chain: chain.into(),
+        expr: expr.into(),
+        ..Rule::default()
+    })
+}
+
+fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    let field = PayloadField { protocol: protocol.into(), field: field.into() };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn matches(left: Expression<'static>, op: Operator, right: String) -> Statement<'static> {
+    Statement::Match(Match { left, right: Expression::String(right.into()), op })
+}
+
+fn snat_address(statement: &Statement<'_>) -> Option<Ipv4Addr> {
+    match statement {
+        Statement::SNAT(Some(NAT { addr: Some(Expression::String(text)), .. })) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 fn table_object(name: &str) -> Table<'static> {
@@ -213,7 +292,7 @@ fn table_object(name: &str) -> Table<'static> {
 }
 
 fn match_bit(bit: u32) -> Statement<'static> {
-    let mark = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }));
+    let mark = meta(MetaKey::Mark);
     Statement::Match(Match {
         left: Expression::BinaryOperation(Box::new(BinaryOperation::AND(mark, Expression::Number(bit)))),
         right: Expression::Number(bit),
@@ -310,10 +389,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_is_read_back() {
-        let table = NatTable { nat_bit: 0x0800_0000, no_nat: vec!["10.0.0.0/26".parse().unwrap()] };
-        let objects = contents("poolward", &table).into_iter().map(NfObject::ListObject).collect::<Vec<_>>();
-        let json = serde_json::to_string(&Nftables { objects: objects.into() }).unwrap();
-        assert_eq!(compare("poolward", &json), NatState::Intact(table));
+        let check = |inner: Option<InnerSource>| {
+            let table =
+                NatTable { nat_bit: 0x0800_0000, no_nat: vec!["10.0.0.0/26".parse().unwrap()], inner };
+            let objects =
+                contents("poolward", &table).into_iter().map(NfObject::ListObject).collect::<Vec<_>>();
+            let json = serde_json::to_string(&Nftables { objects: objects.into() }).unwrap();
+            assert_eq!(compare("poolward", &json), NatState::Intact(table));
+        };
+        check(None);
+        let ranges = vec!["10.0.0.0/8".parse().unwrap(), "172.16.0.0/12".parse().unwrap()];
+        check(Some(InnerSource { address: [10, 1, 2, 3].into(), ranges }));
     }
 
     #[test]

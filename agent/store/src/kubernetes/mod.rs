@@ -21,12 +21,14 @@ mod wire;
 
 use std::sync::Arc;
 
+use model::NodeName;
+
 pub use options::{ConnectError, Options, Timeouts};
 
 use crate::event::Watch;
-use crate::interface::{List, Store, StoreError};
+use crate::interface::{Contact, List, Store, StoreError};
 use crate::key::Key;
-use crate::resource::{API_VERSION, PROTECT_FINALIZER, Resource};
+use crate::resource::{API_VERSION, PROTECT_FINALIZER, Pod, Resource};
 use crate::rules::{CREATE, GET, LIST, REPLACE, internal, key_of};
 use crate::versioned::{Revision, Versioned};
 use transport::{Call, Failure, Transport};
@@ -135,12 +137,15 @@ impl KubernetesStore {
     }
 
     /// One page of a list.
-    async fn page<R: Resource>(&self, resume: &str) -> Result<wire::Page<R>, Failure> {
+    async fn page<R: Resource>(
+        &self,
+        selector: Option<&str>,
+        resume: &str,
+    ) -> Result<wire::Page<R>, Failure> {
         let len = if is_own::<R>() { PAGE_LEN } else { CORE_PAGE_LEN };
         let len = len.to_string();
         let mut query = vec![("limit", len.as_str())];
-        let selector = self.field_selector::<R>();
-        if let Some(selector) = &selector {
+        if let Some(selector) = selector {
             query.push(("fieldSelector", selector));
         }
         if !resume.is_empty() {
@@ -148,6 +153,32 @@ impl KubernetesStore {
         }
         let answer = self.transport.ask_list(transport::get(&wire::list_path::<R>(), &query)).await?;
         wire::read_page(&answer).map_err(Failure::Unreadable)
+    }
+
+    /// All pages of one consistent snapshot.
+    async fn pages<R: Resource>(
+        &self,
+        selector: Option<String>,
+        mut take: impl FnMut(Vec<Versioned<R>>) + Send,
+    ) -> Result<Revision, StoreError> {
+        let call = Call::of::<R>(LIST, transport::ALL);
+        let mut resume = String::new();
+        loop {
+            match self.page::<R>(selector.as_deref(), &resume).await {
+                Ok(page) => {
+                    take(page.items);
+                    if page.resume.is_empty() {
+                        return Ok(page.revision);
+                    }
+                    resume = page.resume;
+                }
+                Err(Failure::Refused(status)) if status.code == 410 => {
+                    let (from, zero) = (Revision::ZERO, Revision::ZERO);
+                    return Err(StoreError::Expired { kind: R::KIND, from, oldest: zero, newest: zero });
+                }
+                Err(failure) => return Err(call.failed(failure)),
+            }
+        }
     }
 
     /// Which of a kind's objects are of interest: Pods may be those of one node.
@@ -196,7 +227,15 @@ impl Store for KubernetesStore {
         let key = key_of(REPLACE, &value)?;
         refuse_core::<R>(REPLACE, &key)?;
         protect(&mut value);
-        self.put(REPLACE, &key, &wire::object_path::<R>(&key), expected, &value).await
+        let path = wire::object_path::<R>(&key);
+        let swapped = self.put(REPLACE, &key, &path, expected, &value).await?;
+        if swapped.revision != expected {
+            return Ok(swapped);
+        }
+        // The server makes no change of a replacement by the same, so that a write which was sent before and is still
+        // on its way could be made after it. Whoever swaps must be able to rely on having voided those.
+        value.metadata_mut().annotations.insert(wire::TOUCHED.to_owned(), expected.to_string());
+        self.put(REPLACE, &key, &path, expected, &value).await
     }
 
     async fn compare_and_swap_status<R: Resource>(
@@ -222,29 +261,38 @@ impl Store for KubernetesStore {
     /// Page after page of one consistent snapshot. When the server keeps it no longer (it was compacted meanwhile),
     /// from the start again.
     async fn list<R: Resource>(&self) -> Result<List<R>, StoreError> {
-        let call = Call::of::<R>(LIST, transport::ALL);
         let mut tries = 0;
-        let mut items: Vec<Versioned<R>> = Vec::new();
-        let mut resume = String::new();
         loop {
-            match self.page::<R>(&resume).await {
-                Ok(mut page) => {
-                    items.append(&mut page.items);
-                    if page.resume.is_empty() {
-                        items.sort_by(|a, b| order_of(&a.value).cmp(&order_of(&b.value)));
-                        items.shrink_to_fit();
-                        return Ok(List { items, revision: page.revision });
-                    }
-                    resume = page.resume;
+            let mut items: Vec<Versioned<R>> = Vec::new();
+            match self.pages::<R>(self.field_selector::<R>(), |mut page| items.append(&mut page)).await {
+                Ok(revision) => {
+                    items.sort_by(|a, b| order_of(&a.value).cmp(&order_of(&b.value)));
+                    items.shrink_to_fit();
+                    return Ok(List { items, revision });
                 }
-                Err(Failure::Refused(status)) if status.code == 410 && tries < MAX_LIST_TRIES => {
-                    tries += 1;
-                    items.clear();
-                    resume.clear();
-                }
-                Err(failure) => return Err(call.failed(failure)),
+                Err(StoreError::Expired { .. }) if tries < MAX_LIST_TRIES => tries += 1,
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// One snapshot only: when the server keeps it no longer, that is an error.
+    async fn list_pages<R: Resource>(
+        &self,
+        take: impl FnMut(Vec<Versioned<R>>) + Send,
+    ) -> Result<Revision, StoreError> {
+        self.pages::<R>(self.field_selector::<R>(), take).await
+    }
+
+    async fn list_pods_on(&self, node: &NodeName) -> Result<Vec<Versioned<Pod>>, StoreError> {
+        let mut pods = Vec::new();
+        let selector = format!("spec.nodeName={node}");
+        self.pages::<Pod>(Some(selector), |mut page| pods.append(&mut page)).await?;
+        Ok(pods)
+    }
+
+    fn contact(&self) -> Contact {
+        self.transport.contact()
     }
 
     async fn watch<R: Resource>(&self, from: Revision) -> Result<Watch<R>, StoreError> {

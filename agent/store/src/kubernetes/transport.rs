@@ -3,15 +3,17 @@
 //! What counts as an answer is decided by [`judge`] alone. Everything that leaves open whether a write was made,
 //! or that a server says while it starts or is overloaded, is [`Failure::Unanswered`].
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 use kube::config::Config;
 use kube::core::Status;
+use tokio::time::Instant;
 
 use super::options::{ConnectError, Timeouts};
-use crate::interface::StoreError;
+use crate::interface::{Contact, StoreError};
 use crate::key::Key;
 use crate::resource::Resource;
 
@@ -25,6 +27,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Transport {
     client: kube::Client,
     pub(super) timeouts: Timeouts,
+    /// Since when there are no answers, and what came instead of the last one; `None`: there are.
+    lost: Mutex<Option<(Instant, String)>>,
 }
 
 /// Why a request brought nothing.
@@ -52,7 +56,7 @@ impl Failure {
 impl Transport {
     pub(super) fn new(config: Config, timeouts: Timeouts) -> Result<Self, ConnectError> {
         let client = kube::Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
-        Ok(Self { client, timeouts })
+        Ok(Self { client, timeouts, lost: Mutex::default() })
     }
 
     /// Makes a request and reads the whole answer.
@@ -74,9 +78,30 @@ impl Transport {
             judge(head.status, retry_after, &body)?;
             Ok(body.to_vec())
         };
-        match tokio::time::timeout(limit, whole).await {
+        let answer = match tokio::time::timeout(limit, whole).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::unanswered(format!("no answer within {} s", limit.as_secs_f32()))),
+        };
+        self.note(answer.as_ref().err());
+        answer
+    }
+
+    /// Whether the server answers, by the requests that were made.
+    pub(super) fn contact(&self) -> Contact {
+        match &*self.lost.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Contact::Answers,
+            Some((since, reason)) => Contact::Lost { elapsed: since.elapsed(), reason: reason.clone() },
+        }
+    }
+
+    fn note(&self, failure: Option<&Failure>) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure {
+            Some(Failure::Unanswered { reason, .. }) => {
+                let since = lost.take().map_or_else(Instant::now, |(since, _)| since);
+                *lost = Some((since, reason.clone()));
+            }
+            Some(Failure::Refused(_) | Failure::Unreadable(_)) | None => *lost = None,
         }
     }
 

@@ -34,7 +34,7 @@ pub struct IpPoolSpec {
     pub cidr: String,
     /// Prefix length of its blocks: 20 to 32 or 116 to 128; 26 or 122 when left out (or 0), more if the range is
     /// smaller.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_left_out")]
     #[cfg_attr(feature = "kubernetes", schemars(range(min = 20, max = 128), extend("default" = null)))]
     pub block_size: u32,
     /// `Never`, `CrossSubnet` or `Always`.
@@ -80,6 +80,11 @@ pub struct IpPoolSpec {
     #[serde(default)]
     #[cfg_attr(feature = "kubernetes", schemars(range(min = 0, max = 86_400)))]
     pub cooldown_seconds: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_left_out(block_size: &u32) -> bool {
+    *block_size == 0
 }
 
 fn never() -> String {

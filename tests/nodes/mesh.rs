@@ -1,0 +1,155 @@
+//! Every pod reaches every other, every node, and is reached by every node: in every mode, on both underlays.
+
+use harness::{Leak, Underlay};
+
+use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
+use crate::traffic::{Transfer, echoes, ping_with, pings, transfer};
+
+/// Bytes of each checked transfer: more than any window.
+const TRANSFER_BYTES: usize = 4 << 20;
+
+/// Pods of each node.
+const PODS_COUNT: usize = 2;
+
+/// Bytes that an IPv4 and an ICMP header take.
+const ICMP_HEADERS_BYTES: usize = 28;
+
+#[test]
+fn pods_on_one_switch_reach_each_other_in_every_mode() {
+    let site = Site::new(Underlay::Lan, 3);
+    mesh(&site, &[("always", true), ("cross", false), ("never", false)]);
+}
+
+#[test]
+fn pods_behind_routers_reach_each_other_in_every_mode() {
+    let site = Site::new(Underlay::Routed, 3);
+    mesh(&site, &[("always", true), ("cross", true), ("never", false)]);
+}
+
+/// One mesh for each pool, and whether its packets are to be encapsulated.
+fn mesh(site: &Site, pools: &[(&str, bool)]) {
+    site.apply_pools(&[
+        ("always", "10.244.0.0/22", "blockSize: 26, ipipMode: Always, natOutgoing: true"),
+        ("cross", "10.244.4.0/22", "blockSize: 26, ipipMode: CrossSubnet, natOutgoing: true"),
+        ("never", "10.244.8.0/22", "blockSize: 26, ipipMode: Never, natOutgoing: true"),
+    ]);
+    let nodes = site.start_all();
+    for (pool, encapsulated) in pools {
+        let range = match *pool {
+            "always" => "10.244.0.0/22",
+            "cross" => "10.244.4.0/22",
+            _ => "10.244.8.0/22",
+        };
+        let pods = add_pods(&nodes, pool);
+        if *pool == "never" {
+            tell_the_router(site);
+        }
+        site.fabric.witness(&[range], if *encapsulated { Leak::Drop } else { Leak::Pass }).unwrap();
+        all_traffic(&nodes, &pods);
+        assert!(pods.iter().all(|pod| !*encapsulated || pod.mtu_bytes() == 1480));
+        let seen = site.fabric.witnessed().unwrap();
+        let shown = format!("{pool} on {:?}: {seen:?}", site.fabric.underlay());
+        assert_eq!((seen.encapsulated > 0, seen.plain > 0), (*encapsulated, !*encapsulated), "{shown}");
+    }
+}
+
+fn add_pods<'s>(nodes: &[Node<'s>], pool: &str) -> Vec<Pod<'s>> {
+    nodes.iter().flat_map(|node| (0..PODS_COUNT).map(|_| node.add(&[pool]))).collect()
+}
+
+/// Pods' ranges that are not encapsulated must be known to whoever routes between the nodes.
+fn tell_the_router(site: &Site) {
+    for (range, owner) in site.blocks() {
+        let node = site.fabric.nodes.iter().find(|node| node.name == owner).unwrap();
+        site.fabric.route_from_outside(&range, node).unwrap();
+    }
+}
+
+fn all_traffic(nodes: &[Node<'_>], pods: &[Pod<'_>]) {
+    for from in pods {
+        for to in pods {
+            let shown = || {
+                let all: String = nodes.iter().map(routes).collect();
+                format!("{} on {} to {} on {}\n{all}", from.address(), from.at.name, to.address(), to.at.name)
+            };
+            // The first claim of a block is told to the others while the first pod of it starts.
+            wait_until(SOON, &shown(), || pings(&from.netns, to.address()));
+        }
+        // To a node's own address, and from a node to the pod.
+        for node in nodes {
+            assert!(pings(&from.netns, node.at.ipv4.into()), "{} to {}", from.address(), node.at.name);
+            // A node takes its own address when there is somebody to reach.
+            let shown = format!("{} to {}\n{}", node.at.name, from.address(), routes(node));
+            wait_until(SOON, &shown, || pings(node.netns(), from.address()));
+        }
+    }
+    for (index, from) in pods.iter().enumerate() {
+        // Each pod to one on the next node.
+        let to = &pods[(index + PODS_COUNT) % pods.len()];
+        assert_ne!(from.at.name, to.at.name);
+        transfer(&from.netns, &to.netns, to.address(), TRANSFER_BYTES);
+        assert!(echoes(&from.netns, &to.netns, to.address(), 8000), "{} to {}", from.address(), to.address());
+        let largest = from.mtu_bytes() - ICMP_HEADERS_BYTES;
+        let fits = ping_with(&from.netns, to.address(), largest, true);
+        assert!(fits.answered, "{largest} bytes that fit: {}", fits.said);
+        // A pod's interface takes what can be sent on, and no more.
+        let too_long = ping_with(&from.netns, to.address(), largest + 1, true);
+        assert!(!too_long.answered && too_long.said.contains("too long"), "{}", too_long.said);
+        // Without the flag it arrives in pieces.
+        assert!(ping_with(&from.netns, to.address(), 4000, false).answered);
+        let there = nodes.iter().find(|node| node.at.name == to.at.name).unwrap();
+        let here = nodes.iter().find(|node| node.at.name == from.at.name).unwrap();
+        transfer(here.netns(), &to.netns, to.address(), TRANSFER_BYTES / 4);
+        transfer(&to.netns, here.netns(), here.at.ipv4.into(), TRANSFER_BYTES / 4);
+        assert!(echoes(there.netns(), &from.netns, from.address(), 4000));
+    }
+}
+
+#[test]
+fn ipv6_pods_reach_each_other_without_encapsulation() {
+    let site = Site::new(Underlay::Lan, 3);
+    site.apply_pools(&[
+        ("four", "10.244.0.0/22", "blockSize: 26, ipipMode: Always"),
+        ("pods-six", "2001:db8:244::/112", "blockSize: 122"),
+    ]);
+    let nodes = site.start_all();
+    let pods: Vec<Pod<'_>> = nodes.iter().map(|node| node.add(&["four", "pods-six"])).collect();
+    for from in &pods {
+        for to in &pods {
+            for address in to.addresses() {
+                let shown = format!("{:?} to {address}", from.addresses());
+                wait_until(SOON, &shown, || pings(&from.netns, address));
+                transfer(&from.netns, &to.netns, address, TRANSFER_BYTES / 4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pools_mode_changes_under_a_running_transfer() {
+    let site = Site::new(Underlay::Lan, 2);
+    let pool = |mode: &str| format!("blockSize: 26, ipipMode: {mode}");
+    site.apply_pools(&[("pods", "10.244.0.0/22", &pool("Always"))]);
+    let nodes = site.start_all();
+    let pods: Vec<Pod<'_>> = nodes.iter().map(|node| node.add(&["pods"])).collect();
+    wait_until(SOON, "the first ping", || pings(&pods[0].netns, pods[1].address()));
+    let mut running = Transfer::start(&pods[0].netns, &pods[1].netns, pods[1].address());
+    for (mode, encapsulated) in [("Never", false), ("Always", true), ("CrossSubnet", false), ("Always", true)]
+    {
+        site.apply_pools(&[("pods", "10.244.0.0/22", &pool(mode))]);
+        let counts = || {
+            let seen = site.fabric.witnessed().unwrap();
+            (seen.encapsulated, seen.plain)
+        };
+        // Until a second's traffic is all of the new kind, in both directions.
+        wait_until(SOON, &format!("all traffic as {mode} says"), || {
+            site.fabric.witness(&["10.244.0.0/22"], Leak::Pass).unwrap();
+            for _ in 0..64 {
+                running.send(usize::MAX);
+            }
+            let (wrapped, plain) = counts();
+            if encapsulated { wrapped > 0 && plain == 0 } else { plain > 0 && wrapped == 0 }
+        });
+    }
+    assert!(running.end() > 0);
+}

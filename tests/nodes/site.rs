@@ -278,7 +278,7 @@ fn shared() -> &'static Mutex<Management> {
     // Never dropped: the guard of the control plane takes it away when this process ends.
     static SHARED: OnceLock<Mutex<Management>> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let definitions = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds"));
+        let definitions = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds"));
         Mutex::new(Management::start(&format!("{NAME}-{}", std::process::id()), &definitions).unwrap())
     })
 }

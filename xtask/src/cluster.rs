@@ -95,11 +95,7 @@ fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Res
     if !crds.is_dir() {
         return Ok("without resource definitions, there are none in deploy/crds".to_owned());
     }
-    let path = crds.to_str().context("the workspace's path is no text")?;
-    let kubectl = control_plane.kubectl()?;
-    let applied = kubectl.run(&["apply", "-f", path])?;
-    kubectl.run(&["wait", "--for=condition=established", "--timeout=60s", "-f", path])?;
-    Ok(format!("{} resource definitions applied", applied.lines().count()))
+    Ok(format!("{} resource definitions applied", control_plane.apply_definitions(&crds)?))
 }
 
 /// Takes it down, with all that was in it.

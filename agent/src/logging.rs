@@ -14,7 +14,8 @@ use crate::config::{Config, LogFormat};
 pub fn start(config: &Config) -> Result<(), ParseError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,
-        _ => EnvFilter::try_new(&config.log_level)?,
+        // Every request that fails is told by whoever made it, with what it was for.
+        _ => EnvFilter::try_new(&config.log_level)?.add_directive("kube_client=off".parse()?),
     };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -109,6 +109,7 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_inner(&stop),
         node.follow_memory(&stop),
         node.follow_admission(&stop),
+        node.follow_contact(&stop),
         node.follow_conditions(&stop),
         node.follow_publishing(&stop),
         node.follow_freshness(&stop)
@@ -132,6 +133,7 @@ fn settings_of(config: &Config) -> Settings {
         route_protocol: config.route_protocol,
         uplink: config.uplink.clone(),
         attach_mode: config.attach_mode,
+        encap_backend: config.encap_backend,
         max_pods: config.max_pods,
         max_pools: config.max_pools,
         ..Settings::new(config.bpf_pin_dir.clone())

@@ -3,7 +3,7 @@
 use std::fs;
 
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
-use bpf::{AttachMode, AttachOutcome, Attachment, Bpf, BpfError, OpenOptions};
+use bpf::{AttachMode, AttachOutcome, Attachment, Bpf, OpenOptions};
 use harness::{NetNs, Run, has_tcx};
 use serde_json::Value;
 

@@ -7,6 +7,7 @@ mod cni;
 mod dataplane;
 mod program;
 mod routes;
+mod rss;
 mod samples;
 
 use std::path::Path;
@@ -26,7 +27,7 @@ pub(crate) enum Bench {
     Bpf,
     /// Decisions of the allocator, assign and free with the journal, memory of both
     Ipam,
-    /// Routes to 5,000 other nodes: installing, repairing, resyncing
+    /// Routes to 5,000 other nodes: installing, repairing, resyncing; the agent's memory among them
     Routes,
     /// Pod to pod over two nodes, beside plain routing and a vxlan device
     Dataplane,
@@ -37,6 +38,10 @@ pub(crate) enum Bench {
 impl Bench {
     /// Whether agent, poolwardctl and plugin are run.
     pub(crate) fn needs_binaries(self) -> bool {
+        matches!(self, Self::Cni | Self::Routes | Self::All)
+    }
+
+    fn measures_cni(self) -> bool {
         matches!(self, Self::Cni | Self::All)
     }
 
@@ -74,7 +79,7 @@ impl Numbers {
 /// Something could not be measured.
 pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: Option<&Path>) -> Result<()> {
     let mut numbers = Numbers::default();
-    if which.needs_binaries() {
+    if which.measures_cni() {
         cni::run(&mut numbers)?;
     }
     if which.measures_programs() {
@@ -85,6 +90,7 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: 
     }
     if which.measures_routes() {
         routes::run(workspace, toolbox, &mut numbers)?;
+        rss::run(workspace, &mut numbers)?;
     }
     if which.measures_dataplane() {
         dataplane::run(workspace, toolbox, &mut numbers)?;

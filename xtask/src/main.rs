@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod cluster;
+mod codegen;
 mod demo;
 mod interrupt;
 mod logged;
@@ -78,6 +79,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Write the generated files anew: the custom resource definitions in deploy/crds
+    Codegen,
     /// Run test tiers: all of them, or those named
     Test {
         /// Which tiers
@@ -128,6 +131,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Setup { print_path: false, kubernetes } => {
             setup::run(&workspace, setup::Show::Every, Needs { kubernetes })?;
+        }
+        Task::Codegen => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: false })?;
+            codegen::run(&workspace, &toolbox)?;
         }
         Task::Build => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;

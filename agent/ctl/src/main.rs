@@ -1,10 +1,11 @@
 //! `poolwardctl`: the command line for operators.
 //!
-//! This file only dispatches. What the commands are called stands in [`cli`], what they do in [`command`], what
-//! they look like in [`output`], and how they end in [`exit`].
+//! This file only dispatches. What the commands are called stands in [`cli`], what they do in [`command`] (and in
+//! [`cluster`], where they speak to the API server), what they look like in [`output`], and how they end in [`exit`].
 #![forbid(unsafe_code)]
 
 mod cli;
+mod cluster;
 mod command;
 mod exit;
 mod manifest;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, CrdsCommand};
 use command::Context;
 use exit::{Exit, Failure};
 use output::Output;
@@ -24,7 +25,8 @@ use output::color::Colors;
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let output = Output { format: global.output, colors: Colors::detect(global.no_color) };
-    let context = Context { socket: global.socket(), timeout: global.timeout, output };
+    let context =
+        Context { socket: global.socket(), cluster: global.cluster(), timeout: global.timeout, output };
     let exit = run(&context, &command).unwrap_or_else(|failure| {
         output.failure(&failure);
         failure.exit
@@ -39,6 +41,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
         Command::Delete(args) => command::delete::run(context, args),
         Command::Ipam(command) => command::ipam::run(context, command),
         Command::Pools(command) => command::pools::run(context, command),
+        Command::Crds(CrdsCommand::Apply) => command::crds::run(context),
         Command::Status => command::status::run(context),
         Command::Version(args) => command::version::run(context, args),
         Command::Completions(args) => command::completions::run(args),

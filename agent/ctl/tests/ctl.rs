@@ -22,6 +22,7 @@ fn command(line: &str) -> Command {
         .args(line.split_whitespace())
         .env_remove("NO_COLOR")
         .env_remove("POOLWARD_SOCKET")
+        .env_remove("KUBECONFIG")
         .stdin(Stdio::null());
     command
 }

@@ -20,9 +20,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use dataplane::{Dataplane, DesiredState, Event, Peer, RemoteRange, Settings};
 use harness::{NetNs, Run};
 use model::{Cidr, IpipMode};
+use poolward_dataplane::{Dataplane, DesiredState, Event, Peer, RemoteRange, Settings};
 use serde_json::json;
 
 /// Rounds of all shapes.

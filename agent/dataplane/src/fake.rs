@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::TagId;
@@ -17,7 +18,9 @@ use model::TagId;
 use crate::events::Events;
 use crate::kernel::fake::{Fake, State};
 use crate::kernel::{Failure, Kernel, KernelError, Place, PodSide, RouteTable};
-use crate::object::{FoundNexthop, Hop, Link, LinkAddress, NatState, Neighbour, Programs, Route, Sysctl};
+use crate::object::{
+    FoundNexthop, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
+};
 use crate::op::{Op, Outcome};
 use crate::{Dataplane, KernelPod, Settings};
 
@@ -225,6 +228,15 @@ impl Kernel for Held {
 
     fn decapsulates_well(&self) -> bool {
         self.fake.decapsulates_well()
+    }
+
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_path_mtus()
+    }
+
+    fn fetch_uptime(&self) -> Duration {
+        self.fake.fetch_uptime()
     }
 
     fn open_events(&self) -> Result<Events, KernelError> {

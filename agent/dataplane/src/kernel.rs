@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::TagId;
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::events::Events;
 use crate::object::{
-    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, Programs, Route, Sysctl,
+    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
 };
 use crate::op::{Op, Outcome};
 
@@ -215,6 +216,12 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Whether the programs take outer headers off as the kernel's helpers meant it (since Linux 6.3).
     fn decapsulates_well(&self) -> bool;
+
+    /// What routers said that the ways to nodes carry, where it could not be passed on to the sender.
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError>;
+
+    /// How long ago the node was booted.
+    fn fetch_uptime(&self) -> Duration;
 
     /// Subscribes to changes of interfaces, addresses, routes and nexthop objects.
     fn open_events(&self) -> Result<Events, KernelError>;

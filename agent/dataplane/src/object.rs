@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use model::{Cidr, Dscp, TagId};
 
@@ -244,6 +245,15 @@ pub(crate) struct UplinkRule {
     pub(crate) local: Ipv4Addr,
     /// Whether the program takes outer headers off; if not, a tunnel device does and the program only checks.
     pub(crate) decapsulate: bool,
+}
+
+/// What a router said that the way to a node carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathMtu {
+    /// The greatest packet, outer header and all.
+    pub(crate) mtu_bytes: u32,
+    /// When it was said, since the boot.
+    pub(crate) at: Duration,
 }
 
 /// What the programs' maps hold.

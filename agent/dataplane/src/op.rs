@@ -51,7 +51,7 @@ pub(crate) enum Op {
     CreateVeth(Box<VethSpec>),
     /// Delete an interface that is ours, with all that hangs on it in the kernel, the programs' pins included.
     DeleteLink { ifname: String, ifindex: u32 },
-    /// Set an interface up.
+    /// Set an interface up; number 0: the one that an operation before this one has made.
     SetLinkUp { ifname: String, ifindex: u32 },
     /// Wait until the kernel has noticed that an interface has a carrier, and sends through it.
     AwaitCarrier { ifname: String, ifindex: u32 },
@@ -104,6 +104,8 @@ pub(crate) enum Op {
     SetPeer { address: Ipv4Addr, inner: Option<Ipv4Addr> },
     /// Make the programs forget another node.
     RemovePeer { address: Ipv4Addr },
+    /// Forget what a router said that the way to a node carries.
+    RemovePathMtu { node: Ipv4Addr },
     /// Tell the programs what holds on an interface towards other nodes.
     SetUplink { ifindex: u32, rule: UplinkRule },
     /// Run the programs on an interface towards other nodes.
@@ -246,6 +248,7 @@ impl fmt::Display for Op {
                 inner.map_or(Ok(()), |inner| write!(f, " with its own address {inner}"))
             }
             Self::RemovePeer { address } => write!(f, "remove node {address}"),
+            Self::RemovePathMtu { node } => write!(f, "forget what the way to node {node} carries"),
             Self::SetUplink { ifindex, rule } => {
                 let taker = if rule.decapsulate { "the program" } else { "the tunnel" };
                 write!(f, "set uplink {ifindex} to local address {}, decapsulation by {taker}", rule.local)

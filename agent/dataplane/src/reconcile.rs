@@ -189,7 +189,10 @@ impl Dataplane {
         let addresses = kernel.fetch_addresses()?;
         let links = kernel.fetch_links()?;
         let uplink = decide_uplink(self.settings.uplink.as_deref(), &links, defaults);
-        Ok((Ground::new(links, &ours, &nexthops, hops, addresses, protocol), uplink))
+        let mut ground = Ground::new(links, &ours, &nexthops, hops, addresses, protocol);
+        ground.path_mtus = kernel.fetch_path_mtus()?;
+        ground.uptime = kernel.fetch_uptime();
+        Ok((ground, uplink))
     }
 }
 

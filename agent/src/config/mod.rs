@@ -12,11 +12,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+pub use dataplane::EncapBackend;
+
 use dataplane::AttachMode;
 use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
-use raw::{Raw, Spanned};
 pub use ipam_settings::of_cluster as settings_of_cluster;
+use raw::{Raw, Spanned};
 pub use store_settings::StoreConfig;
 
 /// The node agent of Poolward: allocates pod addresses from this node's blocks, wires pods, and keeps spoofed
@@ -93,18 +95,6 @@ pub enum OnLocked {
     Exit,
     /// Wait until it ends.
     Wait,
-}
-
-/// Who wraps packets between nodes in IPIP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EncapBackend {
-    /// What the kernel can.
-    #[default]
-    Auto,
-    /// eBPF programs on the uplink.
-    Ebpf,
-    /// The kernel's ipip device.
-    Device,
 }
 
 /// How log lines look.

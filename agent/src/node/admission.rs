@@ -1,15 +1,14 @@
 //! Admitting pools to the registry: reading and writing it.
 //!
-//! What may be admitted is decided in `ipam::registry`.
+//! What may be admitted is decided in `ipam::registry`, for several at once in [`decide_admissions`].
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ipam::{AdmissionRefusal, Candidate, Registry};
-use model::PoolName;
+use ipam::{Candidate, Registry};
+pub use store::change::decide_admissions;
 use store::resource::IpPoolRegistry;
 use store::retry::{self, Decision, Outcome, Patience, RetryError};
-use store::{Key, KeyError, Revision, Store, StoreError, Versioned};
+use store::{Contact, Key, KeyError, Revision, Store, StoreError, Versioned};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -17,6 +16,9 @@ use super::Node;
 
 /// How long a node waits at most before it admits a pool that it sees.
 const MAX_JITTER_MS: u64 = 500;
+
+/// How often it is looked whether the store answers. That asks nobody.
+const CONTACT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How soon a try that failed is repeated.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -47,24 +49,6 @@ pub struct RegistryReadError(String);
 pub fn registry_of(object: Option<&Versioned<IpPoolRegistry>>) -> Result<Registry, RegistryReadError> {
     let read = object.map(|object| store::registry_of(&object.value)).transpose();
     read.map(Option::unwrap_or_default).map_err(RegistryReadError)
-}
-
-/// Decides which of these pools are admitted, one after the other: the registry with all that can be, and the
-/// refusals of the others.
-#[must_use]
-pub fn decide_admissions(
-    registry: &Registry,
-    candidates: &[Candidate],
-    max_tag_id: u16,
-) -> (Registry, BTreeMap<PoolName, AdmissionRefusal>) {
-    let (mut registry, mut refusals) = (registry.clone(), BTreeMap::new());
-    for candidate in candidates {
-        match registry.admit(candidate, max_tag_id) {
-            Ok(admitted) => registry = admitted.registry,
-            Err(refusal) => drop(refusals.insert(candidate.name.clone(), refusal)),
-        }
-    }
-    (registry, refusals)
 }
 
 /// Changes the registry by compare-and-swap; `change` may be called several times. The revision at which the change
@@ -125,6 +109,49 @@ impl<S: Store> Node<S> {
             }
             if !matches!(stop.run_until_cancelled(views.changed()).await, Some(Ok(()))) {
                 return;
+            }
+        }
+    }
+
+    /// Puts the finalizer on pools that are about to be admitted, where the store knows finalizers: from then on one that
+    /// is deleted stays until its last block is gone. One that somebody changes meanwhile is looked at again.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(super) async fn protect(&self, candidates: &[Candidate]) -> Result<(), RegistryWriteError> {
+        for candidate in candidates {
+            let Some(object) = self.world.pools.get(&Key::named(candidate.name.as_str())?) else { continue };
+            if object.value.metadata.is_protected() || object.value.metadata.is_being_deleted() {
+                continue;
+            }
+            // The store puts it on with every write.
+            match self.store.compare_and_swap(object.revision, object.value).await {
+                Ok(protected) => self.world.pools.reached(protected.revision).await,
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says when the store stops and begins to answer, until `stop` fires.
+    pub async fn follow_contact(&self, stop: &CancellationToken) {
+        let mut lost = false;
+        while stop.run_until_cancelled(tokio::time::sleep(CONTACT_INTERVAL)).await.is_some() {
+            match self.store.contact() {
+                Contact::Lost { elapsed, reason } if !lost => {
+                    lost = true;
+                    let since_s = elapsed.as_secs();
+                    warn!(
+                        since_s,
+                        reason, "the store does not answer; ADDs go on while own blocks have room"
+                    );
+                }
+                Contact::Answers if lost => {
+                    lost = false;
+                    info!("the store answers again");
+                }
+                Contact::Lost { .. } | Contact::Answers => {}
             }
         }
     }

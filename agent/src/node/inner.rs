@@ -100,7 +100,11 @@ impl<S: Store> Node<S> {
             warn!("{text}");
         }
         match next {
-            InnerNext::NotNeeded | InnerNext::NoPool | InnerNext::Full | InnerNext::Keep(_) => {
+            InnerNext::NotNeeded
+            | InnerNext::NotYet
+            | InnerNext::NoPool
+            | InnerNext::Full
+            | InnerNext::Keep(_) => {
                 ledger.note(&[Fact::GaveUp { handle: holder }], now)?;
                 Ok(Step::Rest)
             }

@@ -37,6 +37,7 @@ impl Memory {
         match file.read() {
             Ok(Some((snapshot, alive_at_ms))) => {
                 let absent_for = Duration::from_millis(now.as_millis().saturating_sub(alive_at_ms));
+                info!(pods = snapshot.pods.len(), absent_s = absent_for.as_secs(), "the snapshot is read");
                 Some(Self { snapshot, absent_for })
             }
             Ok(None) => None,
@@ -147,13 +148,11 @@ impl<S: Store> Node<S> {
 
     /// What an earlier agent had read of namespaces.
     pub(super) fn remember_fresh(&self, records: Vec<FreshRecord>) {
-        let count = records.len();
         for FreshRecord { pod, uid, namespace } in records {
             if let Ok(key) = pod.parse::<Key>() {
                 self.fresh.note(key, uid, namespace.map(Versioned::from));
             }
         }
-        info!(pods = count, "going on from the snapshot");
     }
 }
 

@@ -258,7 +258,11 @@ impl<R: Resource, K: Keep<R>> Mirror<R, K> {
             match self.relist(&store).await {
                 Ok(revision) => (from, delay) = (Some(revision), RETRY_DELAY),
                 Err(error) => {
-                    warn!(kind = R::KIND, %error, "the kind cannot be read; trying again");
+                    // That the store is away is said once, for all kinds.
+                    debug!(kind = R::KIND, %error, "the kind cannot be read; trying again");
+                    if !matches!(error, StoreError::Unavailable { .. }) && delay == RETRY_DELAY {
+                        warn!(kind = R::KIND, %error, "the kind cannot be read");
+                    }
                     from = None;
                     tokio::time::sleep(delay).await;
                     delay = (delay * 2).min(MAX_RETRY_DELAY);

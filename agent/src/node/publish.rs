@@ -25,7 +25,8 @@ impl<S: Store> Node<S> {
         let interval = self.config.publish_interval;
         let (mut published, mut told) = (None, false);
         // Not all nodes in the same moment of the interval, whoever started them together.
-        let mut pause = interval.mul_f64(0.5) + Duration::from_millis(self.store.random() % 1000).min(interval / 2);
+        let mut pause =
+            interval.mul_f64(0.5) + Duration::from_millis(self.store.random() % 1000).min(interval / 2);
         while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             pause = interval;
             let addresses = addresses_of(&self.ledger());
@@ -86,7 +87,8 @@ impl<S: Store> Node<S> {
 
 /// Every address that is held, in order of address.
 fn addresses_of(ledger: &Ledger) -> Vec<NodeAddress> {
-    let blocks: BTreeMap<_, _> = ledger.keeper().borrows().filter_map(|(_, borrow)| Some((borrow.address()?, borrow.block))).collect();
+    let blocks: BTreeMap<_, _> =
+        ledger.keeper().borrows().filter_map(|(_, borrow)| Some((borrow.address()?, borrow.block))).collect();
     let pod_of = |handle: &Handle| {
         let workload = ledger.pod(handle).map(|pod| &pod.identity.workload);
         workload.filter(|workload| !workload.pod.is_empty()).map(ToString::to_string).unwrap_or_default()

@@ -182,6 +182,7 @@ impl<S: Store> Node<S> {
             node.confirm_blocks(may_serve).await;
             node.retire_all().await;
         } else {
+            info!("going on from the snapshot: the store has not answered yet");
             node.serve_meanwhile(may_serve);
         }
         if node.reconciler.run().await.is_empty() {
@@ -280,6 +281,9 @@ impl<S: Store> Node<S> {
         let candidates = self.waiting();
         if candidates.is_empty() {
             return Ok(());
+        }
+        if self.config.store.is_shared() {
+            self.protect(&candidates).await?;
         }
         let max_tag_id = self.config.mark_layout.max_tag_id();
         let admitted = update_registry(&self.store, move |registry| {

@@ -11,9 +11,7 @@ use std::time::Duration;
 use ipam::protocol::{NodeId, Seen};
 use ipam::{Candidate, ClusterView, ForeignBlocks, Pool, PoolTable, Registry, Reservations, Settings};
 use model::{Cidr, Labels, MarkLayout, NodeName, TagId};
-use store::resource::{
-    self, IpBlock, IpPool, IpPoolRegistry, IpReservation, IpamConfig, Namespace, Pod,
-};
+use store::resource::{self, IpBlock, IpPool, IpPoolRegistry, IpReservation, IpamConfig, Namespace, Pod};
 use store::{Key, Revision, Store, StoreError, Versioned, manifest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -24,8 +24,14 @@ impl<S: Store> Operator<S> {
         let outcome = match kind {
             Kind::IpPool => self.delete_pool(&key).await?,
             Kind::IpReservation => self.delete_object(kind, &world.reservations, &key).await?,
+            Kind::IpamConfig => self.delete_object(kind, &world.ipam_config, &key).await?,
             Kind::Namespace => self.delete_object(kind, &world.namespaces, &key).await?,
             Kind::Pod => self.delete_object(kind, &world.pods, &key).await?,
+            Kind::NodeAddresses => {
+                return Err(invalid(
+                    "what a node has given out is its agent's to say, and goes with the node",
+                ));
+            }
             Kind::IpBlock => {
                 return Err(invalid("blocks are released by the agents that own them, once they are empty"));
             }

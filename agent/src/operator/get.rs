@@ -3,7 +3,7 @@
 use rpc::{ErrorCode, GetReply, GetRequest};
 use serde_json::{Value, json};
 use store::manifest::{Kind, to_manifest};
-use store::resource::{IpBlock, Resource};
+use store::resource::{IpBlock, NodeAddresses, Resource};
 use store::{Key, Store};
 
 use super::Operator;
@@ -12,7 +12,8 @@ use crate::node::mirror::Mirror;
 use crate::node::world::View;
 
 impl<S: Store> Operator<S> {
-    /// Serves a get, from this node's copies; of blocks, of which no whole ones are kept, from the store.
+    /// Serves a get, from this node's copies; of blocks and other nodes' addresses, of which none
+    /// are kept, from the store.
     ///
     /// # Errors
     /// An unknown kind, no object of that name, or the store does not answer.
@@ -23,7 +24,9 @@ impl<S: Store> Operator<S> {
         let mut objects = match kind {
             Kind::IpPool => manifests(&world.pools, key.as_ref()),
             Kind::IpReservation => manifests(&world.reservations, key.as_ref()),
-            Kind::IpBlock => self.blocks(key.as_ref()).await?,
+            Kind::IpBlock => self.stored::<IpBlock>(key.as_ref()).await?,
+            Kind::IpamConfig => manifests(&world.ipam_config, key.as_ref()),
+            Kind::NodeAddresses => self.stored::<NodeAddresses>(key.as_ref()).await?,
             Kind::Namespace => manifests(&world.namespaces, key.as_ref()),
             Kind::Pod => manifests(&world.pods, key.as_ref()),
         };
@@ -41,13 +44,11 @@ impl<S: Store> Operator<S> {
 }
 
 impl<S: Store> Operator<S> {
-    async fn blocks(&self, key: Option<&Key>) -> Answer<Vec<Value>> {
+    async fn stored<R: Resource>(&self, key: Option<&Key>) -> Answer<Vec<Value>> {
         let store = &self.node.store;
         Ok(match key {
-            Some(key) => {
-                store.get::<IpBlock>(key).await.map_err(try_again)?.iter().map(to_manifest).collect()
-            }
-            None => store.list::<IpBlock>().await.map_err(try_again)?.items.iter().map(to_manifest).collect(),
+            Some(key) => store.get::<R>(key).await.map_err(try_again)?.iter().map(to_manifest).collect(),
+            None => store.list::<R>().await.map_err(try_again)?.items.iter().map(to_manifest).collect(),
         })
     }
 }

@@ -144,7 +144,7 @@ impl<S: Store> Operator<S> {
         if !self.node.config.store.is_shared() {
             return String::new();
         }
-        match self.node.config.encap_backend {
+        match self.node.dataplane.encap_backend() {
             EncapBackend::Auto => "auto",
             EncapBackend::Ebpf => "ebpf",
             EncapBackend::Device => "device",

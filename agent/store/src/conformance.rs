@@ -62,6 +62,7 @@ where
 {
     an_object_is_created_once(&fresh().await).await;
     a_stale_or_absent_object_is_not_replaced(&fresh().await).await;
+    a_replacement_by_the_same_voids_what_was_sent_before(&fresh().await).await;
     a_stale_or_absent_object_is_not_deleted(&fresh().await).await;
     a_uid_stays_for_the_life_of_an_object(&fresh().await, promises).await;
     kinds_are_kept_apart(&fresh().await).await;
@@ -162,6 +163,20 @@ pub async fn a_stale_or_absent_object_is_not_replaced(store: &impl Store) {
         conflict("b", Revision::ZERO, None)
     );
     assert_eq!(get(store, "b").await, None);
+}
+
+/// Whoever swaps has voided every write that expects what was there, also when nothing else changes.
+pub async fn a_replacement_by_the_same_voids_what_was_sent_before(store: &impl Store) {
+    let mut current = create(store, pool("a", 1)).await;
+    for _ in 0..3 {
+        let same = soon("replace", store.compare_and_swap(current.revision, current.value.clone())).await;
+        assert!(same.revision > current.revision);
+        assert_eq!((&same.value, &same.uid), (&current.value, &current.uid));
+        let delayed = store.compare_and_swap(current.revision, pool("a", 2)).await;
+        assert!(matches!(delayed, Err(StoreError::Conflict { actual, .. }) if actual == Some(same.revision)));
+        current = same;
+    }
+    assert_eq!(get(store, "a").await, Some(current));
 }
 
 /// Only the newest revision can be deleted; what is deleted can be created anew and is another object then.

@@ -22,7 +22,7 @@ pub enum Event<R> {
     Put(Versioned<R>),
     /// Deleted.
     Delete {
-        /// The state that was deleted.
+        /// The state that was deleted. On a Kubernetes API server its revision is that of the deletion.
         last: Versioned<R>,
         /// The revision of the deletion.
         revision: Revision,

@@ -34,7 +34,8 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Replaces the object under the value's key if its revision is still `expected`.
     ///
-    /// The uid stays: a value without one gets the stored one back, a value with another is refused.
+    /// The uid stays: a value without one gets the stored one back, a value with another is refused. A replacement by
+    /// the same is a change as well: no write that expects an earlier revision is made after it.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] with the revision that is there, or none.

@@ -3,6 +3,7 @@
 //!
 //! * [`resource`]: the objects as they are written down (`apiVersion`, `kind`, `metadata`, `spec`).
 //! * [`manifest`]: from YAML to checked objects and pure types, and back to YAML.
+//! * `change`: what operators ask for, decided before it is written, and written all or none.
 //! * [`Store`]: create-if-absent, compare-and-swap, compare-and-delete, list and watch; implemented by
 //!   [`embedded`] (a file on this machine), `kubernetes` (custom resources; a feature) and [`memory`] (tests and
 //!   simulation), checked by `conformance` (a feature, for tests), and used through [`retry`].
@@ -11,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod block;
+#[cfg(feature = "client")]
+pub mod change;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "embedded")]

@@ -4,7 +4,7 @@
 use poolward_store::manifest::{
     Document, Kind, Object, Validated, parse_yaml, pool_of, to_manifest, validate,
 };
-use poolward_store::resource::{IpBlock, IpBlockSpec, IpPool, Metadata, Resource};
+use poolward_store::resource::{IpBlock, IpBlockSpec, IpPool, IpamConfigSpec, Metadata, Resource};
 use poolward_store::{Key, Revision, Versioned};
 use serde_json::{Value, json};
 
@@ -75,6 +75,31 @@ spec:
   containers: [{name: nginx, image: nginx, ports: [{containerPort: 80}]}]
 status: {phase: Running}
 ";
+
+#[test]
+fn the_settings_of_the_cluster_are_checked_as_the_schema_would() {
+    let config = |name: &str, spec: &str| {
+        format!("{{apiVersion: poolward.io/v1, kind: IPAMConfig, metadata: {{name: {name}}}, spec: {spec}}}")
+    };
+    let accepted = accepted(&config("default", "{strictAffinity: true, maxBlocksPerNode: 4}"));
+    let Object::IpamConfig(read) = &accepted[0].object else { panic!("{accepted:?}") };
+    let expected =
+        IpamConfigSpec { strict_affinity: true, max_blocks_per_node: Some(4), ..IpamConfigSpec::default() };
+    assert_eq!(read.spec, expected);
+    let check = |name: &str, spec: &str, expected: &str| {
+        let refused = refused(&config(name, spec));
+        assert!(refused.len() == 1 && refused[0].contains(expected), "{spec}: {refused:?}");
+    };
+    check("mine", "{}", "metadata.name: \"mine\": there is one of this kind in a cluster: expected default");
+    check("default", "{maxBlocksPerNode: 0}", "spec.maxBlocksPerNode: 0: expected a whole number from 1");
+    check("default", "{atBlockLimit: Wait}", "spec.atBlockLimit: \"Wait\": expected Fail or Borrow");
+    check("default", "{goneAfterSeconds: 5}", "spec.goneAfterSeconds: 5: expected a whole number from 30");
+    check(
+        "default",
+        "{strictAfinity: true}",
+        "spec.strictAfinity: true: unknown field; did you mean strictAffinity?",
+    );
+}
 
 #[test]
 fn the_walkthrough_is_accepted_as_it_stands() {
@@ -359,8 +384,8 @@ items:
     assert_eq!(
         refused(nested),
         [
-            "document 1 (line 1), items[0]: kind: \"List\": unknown kind: expected IPPool, IPReservation, Namespace or \
-             Pod",
+            "document 1 (line 1), items[0]: kind: \"List\": unknown kind: expected IPPool, IPReservation, IPAMConfig, \
+             Namespace or Pod",
             "document 1 (line 1), items[1]: 7: expected an object: a mapping with apiVersion, kind and metadata",
         ]
     );

@@ -290,7 +290,15 @@ impl ControlPlane {
     /// # Errors
     /// What it says.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let run = Run::new("etcdctl").env("ETCDCTL_API", "3");
+        self.etcdctl_with(args, "")
+    }
+
+    /// As [`ControlPlane::etcdctl`], with standard input.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::etcdctl`].
+    pub fn etcdctl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
+        let run = Run::new("etcdctl").env("ETCDCTL_API", "3").stdin(stdin);
         let run = run.args([format!("--endpoints=http://{}", self.ports.etcd)]).args(args);
         match &self.netns {
             Some(netns) => run.ok_in(&NetNs::open(netns)?),

@@ -285,14 +285,24 @@ impl Machine {
         }
     }
 
+    /// With Node objects, what comes of a store that is shared: other nodes, and starts without it.
+    fn store_config(&self) -> StoreConfig {
+        if locked(&self.state).uid_count > 0 {
+            StoreConfig::Kubernetes { kubeconfig: None }
+        } else {
+            StoreConfig::Embedded { path: self.dir.join("store") }
+        }
+    }
+
     fn config(&self) -> anyhow::Result<Config> {
+        let store = self.store_config();
         Ok(Config {
             ipam: locked(&self.state).settings,
             node_name: self.name.parse()?,
             node_labels: Labels::default(),
             socket_path: self.dir.join("agent.sock"),
             state_dir: self.dir.clone(),
-            store: StoreConfig::Embedded { path: self.dir.join("store") },
+            store,
             bpf_pin_dir: "/nonexistent".into(),
             mark_layout: MarkLayout::DEFAULT,
             route_protocol: 80,

@@ -12,6 +12,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use rpc::client::DEFAULT_SOCKET_PATH;
 use store::manifest::Kind;
 
+use crate::cluster::Access;
 use crate::exit::EXIT_CODES_HELP;
 use values::{KindParser, parse_set_name, parse_timeout};
 
@@ -31,7 +32,8 @@ macro_rules! concat_help {
     long_about = "Look at and change Poolward's pools, blocks and addresses.\n\n\
         Poolward gives every pod an address whose range says who it is. A pool is such a range; it is cut into \
         blocks, and each block belongs to one node, which gives its addresses to pods. This command asks the agent \
-        of the node it runs on, through its unix socket.",
+        of the node it runs on, through its unix socket; or, with --kubeconfig or KUBECONFIG, the cluster's API server, \
+        for what takes nothing but objects (apply, get, delete, pools export, ipam check).",
     after_long_help = concat_help!(
         "First steps:\n  \
           poolwardctl status                      is the agent ready?\n  \
@@ -58,6 +60,16 @@ pub(crate) struct Global {
     /// The agent's unix socket [env: POOLWARD_SOCKET] [default: /run/poolward/agent.sock]
     #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
     socket: Option<PathBuf>,
+
+    /// Ask the cluster's API server instead, as whom this file says [env: KUBECONFIG, unless a socket is named]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options",
+        conflicts_with = "socket"
+    )]
+    kubeconfig: Option<PathBuf>,
 
     /// How to print the answer: for people, or for programs (the same fields in both)
     #[arg(
@@ -88,6 +100,21 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// The API server, where that is to be asked: the file that is named; else, unless a socket is named, the first file
+    /// of the variable that exists.
+    pub(crate) fn cluster(&self) -> Option<Access> {
+        if let Some(kubeconfig) = &self.kubeconfig {
+            return Some(Access { kubeconfig: kubeconfig.clone(), is_explicit: true });
+        }
+        let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
+        if self.socket.is_some() || named(SOCKET_VARIABLE).is_some() {
+            return None;
+        }
+        let files = named(KUBECONFIG_VARIABLE)?;
+        let kubeconfig = std::env::split_paths(&files).find(|path| path.is_file())?;
+        Some(Access { kubeconfig, is_explicit: false })
+    }
+
     /// Where the agent listens: the option, else the variable unless it is empty, else the usual place.
     pub(crate) fn socket(&self) -> PathBuf {
         let variable =
@@ -98,6 +125,9 @@ impl Global {
 
 /// The environment variable that names the agent's socket.
 const SOCKET_VARIABLE: &str = "POOLWARD_SOCKET";
+
+/// The environment variable that names kubeconfig files, as kubectl knows it.
+const KUBECONFIG_VARIABLE: &str = "KUBECONFIG";
 
 /// How an answer is printed. (Words on the variants would make every page of help four lines longer.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -115,7 +145,7 @@ pub(crate) enum Command {
     #[command(
         long_about = "Create or change objects from manifests, all or none.\n\n\
             Manifests are YAML or JSON with any number of documents: IPPool and IPReservation (apiVersion \
-            poolward.io/v1 or projectcalico.org/v3), Namespace and Pod (apiVersion v1). Everything is checked before \
+            poolward.io/v1 or projectcalico.org/v3), IPAMConfig (apiVersion poolward.io/v1), Namespace and Pod (apiVersion v1). Everything is checked before \
             anything is sent, and every mistake is listed with its document, field, value and reason.",
         after_long_help = concat_help!(
             "Examples:\n  \
@@ -144,6 +174,8 @@ pub(crate) enum Command {
               ippool (pool)              ranges of addresses\n  \
               ipreservation              ranges that are not handed out by themselves\n  \
               ipblock (block)            parts of pools that belong to nodes\n  \
+              ipamconfig                 how addresses are given, in the whole cluster\n  \
+              nodeaddresses              what each node has given out (in a cluster)\n  \
               namespace (ns)             namespaces, as far as they choose pools\n  \
               pod (po)                   pods, as far as they choose pools\n\
             Plurals and capitals are understood too. With -o json or yaml a list has the shape of a Kubernetes List, \
@@ -196,6 +228,14 @@ pub(crate) enum Command {
         after_long_help = concat_help!("Examples:\n  poolwardctl pools export --format nft"),
     )]
     Pools(PoolsCommand),
+
+    /// Kubernetes' definitions of our kinds
+    #[command(
+        subcommand,
+        long_about = "Kubernetes' definitions of our kinds (custom resource definitions).",
+        after_long_help = concat_help!("Examples:\n  poolwardctl crds apply --kubeconfig admin.kubeconfig"),
+    )]
+    Crds(CrdsCommand),
 
     /// Show whether this node's agent is ready, and what it does
     #[command(
@@ -287,6 +327,18 @@ pub(crate) struct DeleteArgs {
     /// What is not there counts as deleted
     #[arg(long)]
     pub(crate) ignore_not_found: bool,
+}
+
+/// The commands below `crds`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CrdsCommand {
+    /// Create or update them, and wait until the API server serves them
+    #[command(
+        long_about = "Create or update the definitions of all our kinds at the API server, and wait until it serves \
+            them. Doing it again does no harm. It takes the right to write customresourcedefinitions.",
+        after_long_help = concat_help!("Examples:\n  poolwardctl crds apply --kubeconfig admin.kubeconfig"),
+    )]
+    Apply,
 }
 
 /// The commands below `ipam`.
@@ -468,6 +520,8 @@ pub(crate) fn plural(kind: Kind) -> &'static str {
         Kind::IpPool => "pools",
         Kind::IpReservation => "reservations",
         Kind::IpBlock => "blocks",
+        Kind::IpamConfig => "ipamconfigs",
+        Kind::NodeAddresses => "nodeaddresses",
         Kind::Namespace => "namespaces",
         Kind::Pod => "pods",
     }

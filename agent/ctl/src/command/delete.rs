@@ -60,7 +60,11 @@ fn named(kind: Kind, name: &str, namespace: Option<&str>) -> Result<Target, Fail
             "a block belongs to its node's agent, which releases it when it is empty; disable or delete its pool to \
              empty it",
         ),
-        (Kind::IpPool | Kind::IpReservation | Kind::Namespace, Some(_)) => {
+        (Kind::NodeAddresses, _) => usage(
+            format!("delete nodeaddresses {name}: they are their node's to write, and go with it"),
+            "nothing needs to be done",
+        ),
+        (Kind::IpPool | Kind::IpReservation | Kind::IpamConfig | Kind::Namespace, Some(_)) => {
             usage(format!("delete {kind} {name}: a {kind} has no namespace"), "leave --namespace out")
         }
         _ => Ok(Target { kind, name: object_name(kind, name, namespace) }),

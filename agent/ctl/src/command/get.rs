@@ -86,6 +86,10 @@ fn nothing_there(kind: Kind) -> String {
         Kind::IpBlock => {
             "a node takes its first block when its first pod starts; `poolwardctl status` says whether it is ready"
         }
+        Kind::IpamConfig => "none is needed; without it each agent goes by its own configuration",
+        Kind::NodeAddresses => {
+            "agents write them once they have given addresses out, where there is a cluster"
+        }
         Kind::Namespace | Kind::Pod => {
             "Kubernetes brings them; without it, apply a manifest of them: `poolwardctl apply -f FILE`"
         }
@@ -100,6 +104,8 @@ fn render(kind: Kind, objects: &[Value], color: bool) -> String {
         Kind::IpBlock => {
             &[("NAME", Align::Left), ("CIDR", Align::Left), ("POOL", Align::Left), ("NODE", Align::Left)]
         }
+        Kind::IpamConfig => &[("NAME", Align::Left), ("SETTINGS", Align::Left)],
+        Kind::NodeAddresses => &[("NODE", Align::Left), ("COUNT", Align::Right), ("ADDRESSES", Align::Left)],
         Kind::Namespace => &[
             ("NAME", Align::Left),
             ("IPV4 POOLS", Align::Left),
@@ -112,6 +118,8 @@ fn render(kind: Kind, objects: &[Value], color: bool) -> String {
         Kind::IpPool => pool_row,
         Kind::IpReservation => reservation_row,
         Kind::IpBlock => block_row,
+        Kind::IpamConfig => ipam_config_row,
+        Kind::NodeAddresses => node_addresses_row,
         Kind::Namespace => namespace_row,
         Kind::Pod => pod_row,
     };
@@ -188,6 +196,18 @@ fn block_row(block: &Value) -> Vec<Cell> {
     ["/metadata/name", "/spec/cidr", "/spec/pool", "/spec/node"]
         .map(|path| field(block, path).into())
         .to_vec()
+}
+
+fn ipam_config_row(config: &Value) -> Vec<Cell> {
+    let spec = config.pointer("/spec").and_then(Value::as_object);
+    let settings = spec.into_iter().flatten().map(|(key, value)| format!("{key}={}", text(value)));
+    vec![field(config, "/metadata/name").into(), settings.collect::<Vec<_>>().join(", ").into()]
+}
+
+fn node_addresses_row(node: &Value) -> Vec<Cell> {
+    let entries = node.pointer("/addresses").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let addresses = entries.iter().map(|entry| field(entry, "/address")).collect::<Vec<_>>().join(",");
+    vec![field(node, "/metadata/name").into(), entries.len().to_string().into(), addresses.into()]
 }
 
 /// Annotations that choose pools: ours first, then Calico's.

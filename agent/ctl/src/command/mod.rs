@@ -1,9 +1,10 @@
-//! The commands: each asks the agent, turns its reply into text, and says how it went.
+//! The commands: each asks the agent (or the API server), turns its reply into text, and says how it went.
 //!
 //! Every command has a `run`, which does I/O, and pure functions that render. What all share stands here.
 
 pub(crate) mod apply;
 pub(crate) mod completions;
+pub(crate) mod crds;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod ipam;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use rpc::client::{CONNECT_TIMEOUT, Client};
 use rpc::{Reply, Request};
 
+use crate::cluster;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
@@ -25,6 +27,8 @@ use crate::output::Output;
 pub(crate) struct Context {
     /// The agent's socket.
     pub(crate) socket: PathBuf,
+    /// The cluster's API server, where that is to be asked for what it knows.
+    pub(crate) cluster: Option<cluster::Access>,
     /// How long to wait for each answer.
     pub(crate) timeout: Duration,
     /// Where and how answers are shown.
@@ -32,11 +36,18 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Asks the agent one question. `operation` is for messages: `get pools`.
+    /// Asks the agent one question, or the API server. `operation` is for messages: `get pools`.
     ///
     /// # Errors
-    /// The agent cannot be reached, or refuses; never `Ok(Reply::Error(..))`.
+    /// It cannot be reached, or refuses; never `Ok(Reply::Error(..))`.
     pub(crate) fn ask(&self, operation: &str, request: &Request) -> Result<Reply, Failure> {
+        match &self.cluster {
+            Some(access) if cluster::serves(request) => {
+                return cluster::ask(&access.kubeconfig, self.timeout, operation, request);
+            }
+            Some(access) if access.is_explicit => return Err(cluster::needs_agent(operation)),
+            _ => {}
+        }
         let reply = Client::connect(&self.socket, self.timeout.min(CONNECT_TIMEOUT))
             .and_then(|client| client.call(request, None, self.timeout))
             .map_err(|error| Failure::from_client(operation, &error))?;

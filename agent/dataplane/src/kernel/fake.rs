@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::TagId;
@@ -21,8 +22,8 @@ use super::message::LOOPBACK_IFINDEX;
 use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, RouteTable};
 use crate::events::Events;
 use crate::object::{
-    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, Programs, Route, RouteTarget,
-    Sysctl, Tunnel,
+    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route,
+    RouteTarget, Sysctl, Tunnel,
 };
 use crate::op::{Op, Outcome, VethEnds};
 
@@ -37,6 +38,9 @@ pub(crate) struct State {
     pub(crate) addresses: BTreeSet<LinkAddress>,
     /// How nodes are reached; nothing here follows from routes and addresses.
     pub(crate) hops: BTreeMap<IpAddr, Hop>,
+    pub(crate) path_mtus: BTreeMap<Ipv4Addr, PathMtu>,
+    /// Stands still.
+    pub(crate) uptime: Duration,
     pub(crate) neighbours: BTreeSet<Neighbour>,
     pub(crate) programs: Programs,
     pub(crate) nat: Option<crate::object::NatTable>,
@@ -166,8 +170,8 @@ impl Fake {
                 return Ok(Outcome::Created(ends));
             }
             Op::DeleteLink { ifindex, .. } => state.remove_link(*ifindex),
-            Op::SetLinkUp { ifname, .. } => {
-                for link in state.links.values_mut().filter(|link| link.ifname == *ifname) {
+            Op::SetLinkUp { ifindex, .. } => {
+                if let Some(link) = state.links.get_mut(ifindex) {
                     link.up = true;
                 }
             }
@@ -214,6 +218,7 @@ impl Fake {
                 link.ifname.clone_from(&spec.ifname);
                 link.mtu_bytes = spec.mtu_bytes;
                 link.carrier = true;
+                link.up |= found.is_none();
                 link.tunnel = Some(Tunnel { local: Some(spec.local), special: false });
             }
             Op::SetRemoteRange { cidr, rule } => {
@@ -227,6 +232,9 @@ impl Fake {
             }
             Op::RemovePeer { address } => {
                 state.programs.peers.remove(address);
+            }
+            Op::RemovePathMtu { node } => {
+                state.path_mtus.remove(node);
             }
             Op::SetUplink { ifindex, rule } => {
                 state.programs.uplinks.entry(*ifindex).or_default().rule = Some(*rule);
@@ -472,6 +480,14 @@ impl Kernel for Fake {
 
     fn decapsulates_well(&self) -> bool {
         true
+    }
+
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        Ok(self.state().path_mtus.clone())
+    }
+
+    fn fetch_uptime(&self) -> Duration {
+        self.state().uptime
     }
 
     fn open_events(&self) -> Result<Events, KernelError> {

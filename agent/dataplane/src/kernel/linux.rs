@@ -16,7 +16,9 @@ use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType};
+use rustix::system::uname;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::exec::{self, exec_netlink, exec_runs, netlink_requests, one_by_one};
 use super::netlink::{Answer, Netlink, NetlinkError};
@@ -25,7 +27,7 @@ use super::programs::ProgramStore;
 use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, RouteTable, message, nexthop, nft};
 use crate::events::Events;
 use crate::object::{
-    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, Programs, Route, Sysctl,
+    FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
 };
 use crate::op::{Op, Outcome, TunnelSpec};
 
@@ -122,6 +124,7 @@ impl Linux {
             Op::RemoveRemoteRange { cidr } => self.programs.remove_remote_range(*cidr),
             Op::SetPeer { address, inner } => self.programs.set_peer(*address, *inner),
             Op::RemovePeer { address } => self.programs.remove_peer(*address),
+            Op::RemovePathMtu { node } => self.programs.remove_path_mtu(*node),
             Op::SetUplink { ifindex, rule } => self.programs.set_uplink(*ifindex, *rule),
             Op::AttachUplink { ifindex } => self.programs.attach_uplink(*ifindex),
             Op::DetachUplink { ifindex } => self.programs.detach_uplink(*ifindex),
@@ -437,7 +440,17 @@ impl Kernel for Linux {
     }
 
     fn decapsulates_well(&self) -> bool {
-        self.programs.decapsulates_well()
+        let release = uname();
+        release.release().to_str().is_ok_and(|release| is_at_least(release, DECAPSULATION_SINCE))
+    }
+
+    fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        self.programs.fetch_path_mtus()
+    }
+
+    fn fetch_uptime(&self) -> Duration {
+        let now = clock_gettime(ClockId::Boottime);
+        Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
     }
 
     fn open_events(&self) -> Result<Events, KernelError> {
@@ -446,6 +459,18 @@ impl Kernel for Linux {
 
     fn remove_programs(&self) -> Result<(), KernelError> {
         self.programs.remove_all()
+    }
+}
+
+/// The kernel whose helper knows how to take an outer header off (`BPF_F_ADJ_ROOM_DECAP_L3_IPV4`, d219df60a70e).
+const DECAPSULATION_SINCE: (u32, u32) = (6, 3);
+
+/// Whether a kernel's release is of this version or a later one.
+fn is_at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
+        _ => false,
     }
 }
 
@@ -508,5 +533,23 @@ fn write_sysctl(sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
         // Where /proc/sys is read-only, what is right already may stay.
         Err(_) if fs::read_to_string(&path).is_ok_and(|text| text.trim() == value.to_string()) => Ok(()),
         Err(error) => Err(KernelError::io(format!("write {value} to {path}"), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        let check =
+            |release: &str, expected: bool| assert_eq!(is_at_least(release, (6, 3)), expected, "{release}");
+        check("6.1.0-28-cloud-amd64", false);
+        check("6.3.0", true);
+        check("6.12.57+deb13-amd64", true);
+        check("5.15.0", false);
+        check("10.0", true);
+        check("6", false);
+        check("", false);
     }
 }

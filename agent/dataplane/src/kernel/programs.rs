@@ -11,11 +11,14 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bpf::{AttachMode, Attachment, Bpf, BpfError, MapSizes, OpenOptions, PoolCounters, PoolRule};
+use bpf::{
+    AttachMode, Attachment, Bpf, BpfError, MapSizes, OpenOptions, PeerRule, PoolCounters, PoolRule,
+    RemoteRange, UplinkAttachment,
+};
 use model::{Cidr, MarkLayout, TagId};
 
 use super::KernelError;
-use crate::object::{Endpoint, PoolEntry, Programs, RemoteRule, UplinkRule};
+use crate::object::{Endpoint, FoundUplink, PathMtu, PoolEntry, Programs, RemoteRule, UplinkRule};
 use crate::settings::Settings;
 
 /// The programs of this node. One per dataplane; what it pins outlives it.
@@ -132,36 +135,70 @@ impl ProgramStore {
         self.bpf().set_mark_layout(layout).map_err(|e| explain("set the mark layout".into(), e))
     }
 
-    pub(super) fn set_remote_range(&self, cidr: Cidr, _rule: RemoteRule) -> Result<(), KernelError> {
-        Err(no_overlay(format!("set range {cidr}")))
+    pub(super) fn set_remote_range(&self, cidr: Cidr, rule: RemoteRule) -> Result<(), KernelError> {
+        let range = RemoteRange { node: rule.node, encapsulate: rule.encapsulate };
+        let result = self.bpf().set_remote_range(cidr, range);
+        result.map_err(|e| explain(format!("set range {cidr} to node {}", rule.node), e))
     }
 
     pub(super) fn remove_remote_range(&self, cidr: Cidr) -> Result<(), KernelError> {
-        Err(no_overlay(format!("remove range {cidr}")))
+        let result = self.bpf().remove_remote_range(cidr).map(drop);
+        result.map_err(|e| explain(format!("remove range {cidr}"), e))
     }
 
-    pub(super) fn set_peer(&self, address: Ipv4Addr, _inner: Option<Ipv4Addr>) -> Result<(), KernelError> {
-        Err(no_overlay(format!("set node {address}")))
+    pub(super) fn set_peer(&self, address: Ipv4Addr, inner: Option<Ipv4Addr>) -> Result<(), KernelError> {
+        let result = self.bpf().set_peer(address, PeerRule { inner });
+        result.map_err(|e| explain(format!("set node {address}"), e))
     }
 
     pub(super) fn remove_peer(&self, address: Ipv4Addr) -> Result<(), KernelError> {
-        Err(no_overlay(format!("remove node {address}")))
+        let result = self.bpf().remove_peer(address).map(drop);
+        result.map_err(|e| explain(format!("remove node {address}"), e))
     }
 
-    pub(super) fn set_uplink(&self, ifindex: u32, _rule: UplinkRule) -> Result<(), KernelError> {
-        Err(no_overlay(format!("set uplink {ifindex}")))
+    pub(super) fn remove_path_mtu(&self, node: Ipv4Addr) -> Result<(), KernelError> {
+        let result = self.bpf().remove_path_mtu(node).map(drop);
+        result.map_err(|e| explain(format!("forget what the way to {node} carries"), e))
     }
 
+    pub(super) fn set_uplink(&self, ifindex: u32, rule: UplinkRule) -> Result<(), KernelError> {
+        let rule = bpf::UplinkRule { local: rule.local, decapsulate: rule.decapsulate };
+        let result = self.bpf().set_uplink(ifindex, rule);
+        result.map_err(|e| explain(format!("set uplink {ifindex}"), e))
+    }
+
+    /// Attaches in the way that is configured, and takes away what runs there in the other one. For the length of the
+    /// change both run: what the first has encapsulated or decapsulated is none of the second's.
     pub(super) fn attach_uplink(&self, ifindex: u32) -> Result<(), KernelError> {
-        Err(no_overlay(format!("attach the programs to uplink {ifindex}")))
+        let attach = || -> Result<(), BpfError> {
+            let mut bpf = self.bpf();
+            bpf.attach_uplink(ifindex)?;
+            let Some(mut other) = self.other() else { return Ok(()) };
+            let in_other_way = other.uplinks()?.get(&ifindex).is_some_and(|found| runs(found.attached));
+            let rule = bpf.uplinks()?.get(&ifindex).and_then(|found| found.rule);
+            if in_other_way {
+                other.detach_uplink(ifindex)?;
+                // It went with the programs; what came in between was dropped rather than sent as it is.
+                rule.map_or(Ok(()), |rule| bpf.set_uplink(ifindex, rule))?;
+            }
+            Ok(())
+        };
+        attach().map_err(|e| explain(format!("attach the programs to uplink {ifindex}"), e))
     }
 
     pub(super) fn detach_uplink(&self, ifindex: u32) -> Result<(), KernelError> {
-        Err(no_overlay(format!("detach the programs from uplink {ifindex}")))
+        let filters = self.other().map_or(Ok(()), |mut other| other.detach_uplink(ifindex));
+        let result = self.bpf().detach_uplink(ifindex).and(filters);
+        result.map_err(|e| explain(format!("detach the programs from uplink {ifindex}"), e))
     }
 
-    pub(super) fn decapsulates_well(&self) -> bool {
-        false
+    pub(super) fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
+        let found = self.bpf().path_mtus();
+        let found = found.map_err(|e| explain("read what the ways to other nodes carry".into(), e))?;
+        Ok(found
+            .into_iter()
+            .map(|(node, p)| (node, PathMtu { mtu_bytes: p.mtu_bytes, at: p.at_boot }))
+            .collect())
     }
 
     pub(super) fn fetch(&self) -> Result<Programs, KernelError> {
@@ -175,6 +212,22 @@ impl ProgramStore {
                 (cidr, PoolEntry { tag: rule.tag, nat_outgoing: rule.nat_outgoing, dscp: rule.dscp })
             });
             let endpoints = bpf.fetch_endpoints()?.into_iter();
+            let ranges = bpf
+                .remote_ranges()?
+                .into_iter()
+                .map(|(cidr, range)| (cidr, RemoteRule { node: range.node, encapsulate: range.encapsulate }));
+            let elsewise_uplinks = other.as_ref().map_or(Ok(BTreeMap::new()), |other| other.uplinks())?;
+            let mut found = bpf.uplinks()?;
+            // An interface with programs in the other way alone has no rule where there is none of ours either.
+            for ifindex in elsewise_uplinks.keys() {
+                found.entry(*ifindex).or_default();
+            }
+            let uplinks = found.into_iter().map(|(ifindex, state)| {
+                let attached = state.attached.from_uplink_ok && state.attached.to_uplink_ok;
+                let otherwise = elsewise_uplinks.get(&ifindex).is_some_and(|found| runs(found.attached));
+                let rule = state.rule.map(|r| UplinkRule { local: r.local, decapsulate: r.decapsulate });
+                (ifindex, FoundUplink { rule, attached: attached && !otherwise })
+            });
             Ok(Programs {
                 marks_ok: bpf.uses_mark_layout(self.marks)?,
                 pools: pools.collect(),
@@ -183,9 +236,9 @@ impl ProgramStore {
                 attached: lasting.iter().chain(&elsewise).filter(current).map(|a| a.ifindex).collect(),
                 pinned: lasting.iter().chain(&elsewise).map(|a| a.ifindex).collect(),
                 unsettled: elsewise.iter().map(|a| a.ifindex).collect(),
-                remote_ranges: BTreeMap::new(),
-                peers: BTreeMap::new(),
-                uplinks: BTreeMap::new(),
+                remote_ranges: ranges.collect(),
+                peers: bpf.peers()?.into_iter().map(|(node, rule)| (node, rule.inner)).collect(),
+                uplinks: uplinks.collect(),
             })
         };
         read().map_err(|e| explain("read the programs' maps and attachments".into(), e))
@@ -206,8 +259,9 @@ impl ProgramStore {
     }
 }
 
-fn no_overlay(operation: String) -> KernelError {
-    KernelError::other(operation, "these programs do not encapsulate")
+/// Whether anything of an uplink's programs runs.
+fn runs(attached: UplinkAttachment) -> bool {
+    attached.from_uplink_ok || attached.to_uplink_ok
 }
 
 /// An interface that is gone is what its deletion leads to; the rest is nothing that a caller acts on.

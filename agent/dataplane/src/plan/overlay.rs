@@ -32,11 +32,11 @@ struct Wanted {
 }
 
 /// This node's underlay address if packets to or from other nodes may be encapsulated: a node that serves and reaches
-/// nothing yet is sent packets all the same, and closed ranges are those of encapsulated pools.
+/// nothing yet is sent packets all the same, and closed ranges are those of encapsulated pools. Not while it is alone.
 fn overlay_address(desired: &DesiredState) -> Option<Ipv4Addr> {
     let ranged = desired.remote_ranges.iter().any(|range| range.ipip_mode.may_encapsulate());
     let closed = desired.closed_ranges.iter().any(|range| range.family() == Family::V4);
-    desired.underlay_ipv4.filter(|_| ranged || closed)
+    desired.underlay_ipv4.filter(|_| !desired.peers.is_empty() && (ranged || closed))
 }
 
 impl Wanted {
@@ -50,10 +50,13 @@ impl Wanted {
             let encapsulate = backend == Backend::Ebpf && encapsulates(range, peer, subnet);
             Some((range.cidr, RemoteRule { node: peer.ipv4?, encapsulate }))
         });
+        // Nobody else is believed to send from this node's own blocks, but who was lent an address of them.
+        let own = desired.own_blocks.iter().filter(|block| block.family() == Family::V4);
+        let own = own.map(|block| (*block, RemoteRule { node: local, encapsulate: false }));
         let peers = desired.peers.iter().filter_map(|peer| Some((peer.ipv4?, peer.inner_ipv4)));
         let rule = UplinkRule { local, decapsulate: backend == Backend::Ebpf };
         Self {
-            ranges: ranges.collect(),
+            ranges: own.chain(ranges).collect(),
             peers: peers.collect(),
             uplinks: uplinks(desired, actual).into_iter().map(|ifindex| (ifindex, rule)).collect(),
         }
@@ -101,6 +104,8 @@ pub(super) fn plan_overlay(desired: &DesiredState, actual: &Actual, constants: C
         after.push(Group::Each(stale.map(|cidr| Op::RemoveRemoteRange { cidr: *cidr }).collect()));
         let stale = programs.peers.keys().filter(|address| !wanted.peers.contains_key(address));
         after.push(Group::Each(stale.map(|address| Op::RemovePeer { address: *address }).collect()));
+        let stale = actual.ground.path_mtus.iter().filter(|(_, said)| !actual.ground.believes(said));
+        after.push(Group::Each(stale.map(|(node, _)| Op::RemovePathMtu { node: *node }).collect()));
         // Its routes went with their nexthop objects.
         if let Some(tunnel) = stale_tunnel(desired, &actual.ground, constants.backend) {
             after.push(Group::Chain(vec![tunnel]));
@@ -143,9 +148,7 @@ pub(crate) fn plan_tunnel(
         // What comes out of it has been checked by the program on the uplink, and may go back another way.
         ops.push(Op::SetSysctl { sysctl: Sysctl::RpFilter(TUNNEL_IFNAME.into()), value: 2 });
     }
-    if !found.is_some_and(|link| link.up) {
-        let ifindex = found.map_or(0, |link| link.ifindex);
-        ops.push(Op::SetLinkUp { ifname: TUNNEL_IFNAME.into(), ifindex });
-    }
+    let down = found.filter(|link| !link.up);
+    ops.extend(down.map(|link| Op::SetLinkUp { ifname: link.ifname.clone(), ifindex: link.ifindex }));
     Ok(ops)
 }

@@ -13,13 +13,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use model::{Cidr, Family, IPIP_OVERHEAD_BYTES, IpipMode, NodeName};
 
 use super::ids::{self, Kind};
 use super::{Backend, Constants, Group};
 use crate::desired::{DesiredState, Peer, RemoteRange};
-use crate::object::{FoundNexthop, FoundRoute, Hop, Link, LinkAddress, Nexthop, Route, RouteTarget};
+use crate::object::{FoundNexthop, FoundRoute, Hop, Link, LinkAddress, Nexthop, PathMtu, Route, RouteTarget};
 use crate::op::Op;
 use crate::wiring::{self, TUNNEL_IFNAME};
 
@@ -40,7 +41,17 @@ pub(crate) struct Ground {
     pub(crate) hops: BTreeMap<IpAddr, Hop>,
     /// All addresses of this node.
     pub(crate) addresses: Vec<LinkAddress>,
+    /// What the ways to nodes carry, where a router said so.
+    pub(crate) path_mtus: BTreeMap<Ipv4Addr, PathMtu>,
+    /// How long ago the node was booted.
+    pub(crate) uptime: Duration,
 }
+
+/// How long what a router said is believed (`net.ipv4.route.mtu_expires`): the way may have become wider.
+const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Nobody's way is narrower (RFC 791): a router that says less is not believed.
+const PATH_MTU_MIN_BYTES: u32 = 576;
 
 impl Ground {
     /// Sorts out what is ours.
@@ -62,7 +73,20 @@ impl Ground {
             taken_ids: nexthops.iter().filter(taken).map(|found| found.id).collect(),
             hops,
             addresses,
+            path_mtus: BTreeMap::new(),
+            uptime: Duration::ZERO,
         }
+    }
+
+    /// Whether what was said of a way is still believed.
+    pub(super) fn believes(&self, said: &PathMtu) -> bool {
+        self.uptime.saturating_sub(said.at) < PATH_MTU_LIFETIME
+    }
+
+    /// The greatest outer packet that the way to a node carries, if it is less than the interface's.
+    fn path_mtu_bytes(&self, node: Option<Ipv4Addr>) -> Option<u32> {
+        let said = self.path_mtus.get(&node?).filter(|said| self.believes(said))?;
+        Some(said.mtu_bytes.max(PATH_MTU_MIN_BYTES))
     }
 }
 
@@ -251,7 +275,10 @@ impl Ways {
         for (range, kind, encapsulated, way) in routed.into_values() {
             let Some(id) = name(range.peer).and_then(|name| assigned.get(&(name, kind))) else { continue };
             nexthops.insert(*id, way.nexthop);
-            let mtu_bytes = if encapsulated { way.mtu_bytes.saturating_sub(IPIP_OVERHEAD_BYTES) } else { 0 };
+            let peer = usize::try_from(range.peer).ok().and_then(|at| desired.peers.get(at));
+            let path = peer.and_then(|peer| ground.path_mtu_bytes(peer.ipv4)).unwrap_or(u32::MAX);
+            let mtu_bytes =
+                if encapsulated { way.mtu_bytes.min(path).saturating_sub(IPIP_OVERHEAD_BYTES) } else { 0 };
             let from_inner = range.cidr.family() == Family::V4 && range.ipip_mode.may_encapsulate();
             routes.insert(Route {
                 mtu_bytes,

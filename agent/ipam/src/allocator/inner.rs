@@ -24,6 +24,8 @@ pub enum InnerDecision {
     Claim(BlockClaim),
     /// Ask another node for an address, then decide again.
     Borrow(BlockBorrow),
+    /// Pools that may give one are not ready to.
+    NotYet,
     /// No pool may give one.
     NoPool,
     /// Pools may, and have none left.
@@ -55,15 +57,16 @@ impl NodeIpam {
         if !needed {
             return InnerDecision::NotNeeded;
         }
-        let mut pools: Vec<&Pool> = view
-            .pools
-            .of_family(Family::V4)
-            .filter(|pool| may_give(view, pool) && pool.tag.is_some())
-            .collect();
-        pools.sort_by_key(|pool| place(pool));
+        let mut pools: Vec<&Pool> =
+            view.pools.of_family(Family::V4).filter(|pool| may_give(view, pool)).collect();
         if pools.is_empty() {
             return InnerDecision::NoPool;
         }
+        pools.retain(|pool| pool.tag.is_some());
+        if pools.is_empty() {
+            return InnerDecision::NotYet;
+        }
+        pools.sort_by_key(|pool| place(pool));
         match pools.iter().find_map(|pool| self.try_pool(view, pool, now)) {
             Some(Outcome::Address(assignment)) => return InnerDecision::Assign(assignment),
             Some(Outcome::Claim(claim)) => return InnerDecision::Claim(claim),

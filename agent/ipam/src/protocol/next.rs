@@ -42,6 +42,8 @@ pub enum InnerNext {
     Return(IpAddr),
     /// As for a request.
     Step(Next),
+    /// Nothing can be done yet: pools that may give one are not ready to.
+    NotYet,
     /// Nothing can be done: no pool may give one.
     NoPool,
     /// Nothing can be done now: there is none left.
@@ -65,6 +67,7 @@ impl Keeper {
             InnerDecision::Assign(assignment) => InnerNext::Step(Next::Assign(vec![assignment])),
             InnerDecision::Claim(claim) => InnerNext::Step(self.next_of_claim(view, &claim, fresh)),
             InnerDecision::Borrow(borrow) => InnerNext::Step(self.next_of_borrow(holder, &borrow, fresh)),
+            InnerDecision::NotYet => InnerNext::NotYet,
             InnerDecision::NoPool => InnerNext::NoPool,
             InnerDecision::Full => InnerNext::Full,
         }

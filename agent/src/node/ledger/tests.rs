@@ -68,10 +68,14 @@ fn handle(id: &str) -> Handle {
 }
 
 fn give(ledger: &mut Ledger, id: &str, last_octet: u8) {
+    give_to(ledger, handle(id), last_octet);
+}
+
+fn give_to(ledger: &mut Ledger, handle: Handle, last_octet: u8) {
     let address = [10, 0, 0, last_octet];
     let pod = Pod {
         identity: Identity {
-            handle: handle(id),
+            handle,
             ipv4: Some(address.into()),
             ipv6: None,
             network: "pods".into(),
@@ -240,4 +244,26 @@ fn who_is_cut_off_has_no_address_any_more() {
     let cut_off = ledger.note(&[Fact::Lost { block: block() }], NOW).unwrap();
     assert_eq!(cut_off, [(handle("a"), [10, 0, 0, 0].into())]);
     assert!(ledger.pod(&handle("a")).is_none() && ledger.ipam().blocks().next().is_none());
+}
+
+#[test]
+fn the_nodes_own_address_survives_a_restart_and_is_no_pod() {
+    let own: Ipv4Addr = [10, 0, 0, 3].into();
+    let mut ledger = check_restart(|ledger| give_to(ledger, Handle::of_node(), 3));
+    assert_eq!(ledger.inner_ipv4(), Some(own));
+    assert_eq!(ledger.pods().count(), 0);
+    assert_eq!(ledger.ipam().holder_of(own.into()), Some(&Handle::of_node()));
+    ledger.free(&Handle::of_node(), &pools(0), NOW).unwrap();
+    assert_eq!((ledger.inner_ipv4(), ledger.ipam().holder_count()), (None, 0));
+    let ledger = check_restart(|ledger| {
+        give_to(ledger, Handle::of_node(), 3);
+        ledger.free(&Handle::of_node(), &pools(0), NOW).unwrap();
+    });
+    assert_eq!(ledger.inner_ipv4(), None);
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = start(dir.path());
+    give_to(&mut ledger, Handle::of_node(), 3);
+    let cut_off = ledger.note(&[Fact::Lost { block: block() }], NOW).unwrap();
+    assert_eq!(cut_off, [(Handle::of_node(), own.into())]);
+    assert_eq!(ledger.inner_ipv4(), None);
 }

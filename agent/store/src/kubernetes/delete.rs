@@ -35,6 +35,26 @@ use crate::resource::{PROTECT_FINALIZER, Resource};
 use crate::rules::DELETE;
 use crate::versioned::{Revision, Versioned};
 
+impl KubernetesStore {
+    /// Asks for an object to be gone, as a person does: it is marked, and goes when whoever holds it lets go. `true` if
+    /// nobody held it. Nothing is done if it is another state than `seen`.
+    ///
+    /// # Errors
+    /// As [`crate::Store::compare_and_delete`].
+    pub async fn request_deletion<R: Resource>(
+        &self,
+        key: &Key,
+        seen: &Versioned<R>,
+    ) -> Result<bool, StoreError> {
+        super::refuse_core::<R>(DELETE, key)?;
+        if seen.value.metadata().is_being_deleted() {
+            return Ok(false);
+        }
+        delete_now(self, key, seen.revision, seen).await?;
+        Ok(seen.value.metadata().finalizers.is_empty())
+    }
+}
+
 /// Deletes the object if it is at `expected`.
 pub(super) async fn exec<R: Resource>(
     store: &KubernetesStore,

@@ -227,7 +227,15 @@ impl Store for KubernetesStore {
         let key = key_of(REPLACE, &value)?;
         refuse_core::<R>(REPLACE, &key)?;
         protect(&mut value);
-        self.put(REPLACE, &key, &wire::object_path::<R>(&key), expected, &value).await
+        let path = wire::object_path::<R>(&key);
+        let swapped = self.put(REPLACE, &key, &path, expected, &value).await?;
+        if swapped.revision != expected {
+            return Ok(swapped);
+        }
+        // The server makes no change of a replacement by the same, so that a write which was sent before and is still
+        // on its way could be made after it. Whoever swaps must be able to rely on having voided those.
+        value.metadata_mut().annotations.insert(wire::TOUCHED.to_owned(), expected.to_string());
+        self.put(REPLACE, &key, &path, expected, &value).await
     }
 
     async fn compare_and_swap_status<R: Resource>(

@@ -74,7 +74,7 @@ impl Options {
     /// Where the server is and who we are to it.
     pub(super) async fn config(&self) -> Result<Config, ConnectError> {
         let mut config = match &self.kubeconfig {
-            Some(path) => self.from_file(path).await.map_err(|source| ConnectError::Kubeconfig {
+            Some(path) => self.load_file(path).await.map_err(|source| ConnectError::Kubeconfig {
                 path: path.clone(),
                 source: Box::new(source),
             })?,
@@ -88,7 +88,7 @@ impl Options {
         Ok(config)
     }
 
-    async fn from_file(&self, path: &PathBuf) -> Result<Config, kube::config::KubeconfigError> {
+    async fn load_file(&self, path: &PathBuf) -> Result<Config, kube::config::KubeconfigError> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await
     }

@@ -13,6 +13,10 @@ use crate::resource::Resource;
 use crate::rules::{MAX_OBJECT_BYTES, internal};
 use crate::versioned::{Revision, Versioned};
 
+/// An annotation that makes a change of a replacement by the same. It is not shown, so that what is read is what was
+/// written, and goes with the next change.
+pub(super) const TOUCHED: &str = "poolward.io/touched";
+
 /// The path of an object.
 pub(super) fn object_path<R: Resource>(key: &Key) -> String {
     format!("{}/{}", collection_path::<R>(key), key.name())
@@ -58,7 +62,9 @@ pub(super) fn read_object<R: Resource>(json: &[u8]) -> Result<Versioned<R>, serd
 fn read_text<R: Resource>(text: &str) -> Result<Versioned<R>, serde_json::Error> {
     let Identity { metadata } = serde_json::from_str(text)?;
     let revision = read_revision(&metadata.resource_version)?;
-    Ok(Versioned { value: R::from_api(text)?, uid: metadata.uid, revision })
+    let mut value = R::from_api(text)?;
+    value.metadata_mut().annotations.remove(TOUCHED);
+    Ok(Versioned { value, uid: metadata.uid, revision })
 }
 
 /// A `resourceVersion` is etcd's revision: a number that grows. The API documents it as such since 1.35; servers have

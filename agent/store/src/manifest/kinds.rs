@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::fields::nearest;
-use crate::resource::{IpBlock, IpPool, IpReservation, Namespace, Pod, Resource};
+use crate::resource::{IpBlock, IpPool, IpReservation, IpamConfig, Namespace, NodeAddresses, Pod, Resource};
 
 /// A kind of object that can be read by name; most can be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +15,10 @@ pub enum Kind {
     IpReservation,
     /// A block of a pool.
     IpBlock,
+    /// How addresses are given, in the whole cluster.
+    IpamConfig,
+    /// What a node has given out.
+    NodeAddresses,
     /// A namespace.
     Namespace,
     /// A pod.
@@ -23,7 +27,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of listings.
-    pub const ALL: [Self; 5] = [Self::IpPool, Self::IpReservation, Self::IpBlock, Self::Namespace, Self::Pod];
+    pub const ALL: [Self; 7] = [
+        Self::IpPool,
+        Self::IpReservation,
+        Self::IpBlock,
+        Self::IpamConfig,
+        Self::NodeAddresses,
+        Self::Namespace,
+        Self::Pod,
+    ];
 
     /// `kind` in manifests: `IPPool`.
     #[must_use]
@@ -32,6 +44,8 @@ impl Kind {
             Self::IpPool => IpPool::KIND,
             Self::IpReservation => IpReservation::KIND,
             Self::IpBlock => IpBlock::KIND,
+            Self::IpamConfig => IpamConfig::KIND,
+            Self::NodeAddresses => NodeAddresses::KIND,
             Self::Namespace => Namespace::KIND,
             Self::Pod => Pod::KIND,
         }
@@ -44,6 +58,8 @@ impl Kind {
             Self::IpPool => "ippool",
             Self::IpReservation => "ipreservation",
             Self::IpBlock => "ipblock",
+            Self::IpamConfig => "ipamconfig",
+            Self::NodeAddresses => "nodeaddresses",
             Self::Namespace => "namespace",
             Self::Pod => "pod",
         }
@@ -55,6 +71,8 @@ impl Kind {
             Self::IpPool => &["ippools", "pool", "pools", "ipp"],
             Self::IpReservation => &["ipreservations", "reservation", "reservations"],
             Self::IpBlock => &["ipblocks", "block", "blocks"],
+            Self::IpamConfig => &["ipamconfigs", "ipamcfg"],
+            Self::NodeAddresses => &["nodeaddress", "nodeaddr"],
             Self::Namespace => &["namespaces", "ns"],
             Self::Pod => &["pods", "po"],
         }
@@ -66,7 +84,7 @@ impl Kind {
             Self::IpPool | Self::IpReservation => {
                 &[crate::resource::API_VERSION, "projectcalico.org/v3", "crd.projectcalico.org/v1"]
             }
-            Self::IpBlock => &[crate::resource::API_VERSION],
+            Self::IpBlock | Self::IpamConfig | Self::NodeAddresses => &[crate::resource::API_VERSION],
             Self::Namespace | Self::Pod => &["v1"],
         }
     }

@@ -11,6 +11,7 @@
 mod dscp;
 mod error;
 mod fields;
+mod ipam_config;
 mod kinds;
 mod metadata;
 mod pool;

@@ -10,9 +10,9 @@ use super::error::ManifestError;
 use super::fields::{Fields, Findings, nearest};
 use super::kinds::Kind;
 use super::yaml::Document;
-use super::{metadata, pool, reservation, workload};
+use super::{ipam_config, metadata, pool, reservation, workload};
 use crate::key::Key;
-use crate::resource::{IpPool, IpReservation, Namespace, Pod, Resource};
+use crate::resource::{IpPool, IpReservation, IpamConfig, Namespace, Pod, Resource};
 
 /// The most objects that are applied at once.
 const MAX_OBJECTS: usize = 10_000;
@@ -37,6 +37,8 @@ pub enum Object {
     Pool(Box<(IpPool, Pool)>),
     /// A reservation and its ranges.
     Reservation(IpReservation, Vec<Cidr>),
+    /// How addresses are given.
+    IpamConfig(IpamConfig),
     /// A namespace.
     Namespace(Namespace),
     /// A pod.
@@ -50,6 +52,7 @@ impl Object {
         match self {
             Self::Pool(_) => Kind::IpPool,
             Self::Reservation(..) => Kind::IpReservation,
+            Self::IpamConfig(_) => Kind::IpamConfig,
             Self::Namespace(_) => Kind::Namespace,
             Self::Pod(_) => Kind::Pod,
         }
@@ -144,14 +147,13 @@ fn read_object(findings: &mut Findings, item: &Item<'_>) -> Option<Validated> {
         Kind::IpPool => pool::read(findings, &top, metadata).map(|pool| Object::Pool(Box::new(pool))),
         Kind::IpReservation => reservation::read(findings, &top, metadata)
             .map(|(object, ranges)| Object::Reservation(object, ranges)),
+        Kind::IpamConfig => ipam_config::read(findings, &top, metadata).map(Object::IpamConfig),
         Kind::Namespace => workload::read_namespace(findings, metadata).map(Object::Namespace),
         Kind::Pod => workload::read_pod(findings, &top, metadata).map(Object::Pod),
-        Kind::IpBlock => {
-            findings.refuse(
-                "kind",
-                Some(&json!(kind.name())),
-                "blocks are written by agents and cannot be applied",
-            );
+        Kind::IpBlock | Kind::NodeAddresses => {
+            let what = if kind == Kind::IpBlock { "blocks" } else { "addresses of nodes" };
+            let reason = format!("{what} are written by agents and cannot be applied");
+            findings.refuse("kind", Some(&json!(kind.name())), reason);
             None
         }
     }?;
@@ -165,6 +167,7 @@ fn key_of(object: &Object) -> Result<Key, crate::key::KeyError> {
     match object {
         Object::Pool(pool) => pool.0.key(),
         Object::Reservation(object, _) => object.key(),
+        Object::IpamConfig(object) => object.key(),
         Object::Namespace(object) => object.key(),
         Object::Pod(object) => object.key(),
     }
@@ -175,14 +178,18 @@ fn read_kind(findings: &mut Findings, top: &Fields<'_>, of_list: Option<(&str, &
         (Some(name), _) => name,
         (None, Some((name, _))) if top.value("kind").is_none() => name,
         (None, _) => {
-            top.refuse(findings, "kind", "missing: expected IPPool, IPReservation, Namespace or Pod");
+            top.refuse(
+                findings,
+                "kind",
+                "missing: expected IPPool, IPReservation, IPAMConfig, Namespace or Pod",
+            );
             return None;
         }
     };
     let Some(kind) = Kind::by_name(name) else {
         let reason = match nearest(name, &Kind::ALL.map(Kind::name)) {
             Some(near) => format!("unknown kind; did you mean {near}?"),
-            None => "unknown kind: expected IPPool, IPReservation, Namespace or Pod".to_owned(),
+            None => "unknown kind: expected IPPool, IPReservation, IPAMConfig, Namespace or Pod".to_owned(),
         };
         findings.refuse("kind", Some(&json!(name)), reason);
         return None;

@@ -130,7 +130,9 @@ async fn a_write_without_an_answer_is_reported_as_such_and_settled_by_a_later_on
         assert!(is_unavailable(&swapped) && proxy.has_struck(), "{fault:?}: {swapped:?}");
         let again = shaky.compare_and_swap(before.revision, pool("a", 2)).await;
         assert_eq!(matches!(again, Err(StoreError::Conflict { .. })), landed, "{fault:?}: {again:?}");
-        assert_eq!(read::<IpPool>(sure, "a").await.unwrap().value.spec.priority, 2);
+        let settled = read::<IpPool>(sure, "a").await.unwrap();
+        assert_eq!(settled.value.spec.priority, 2);
+        sure.compare_and_delete::<IpPool>(&key("a"), settled.revision).await.unwrap();
     }
 }
 

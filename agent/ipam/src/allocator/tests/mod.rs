@@ -3,6 +3,7 @@
 mod assign;
 mod explicit;
 mod free;
+mod inner;
 mod restore;
 mod selection;
 

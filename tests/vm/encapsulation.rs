@@ -1,0 +1,119 @@
+//! What leaves a node of ours is, byte for byte, what `tunl0` sends for the same packet: all but the outer header's
+//! identification and its checksum.
+
+use std::time::Duration;
+
+use harness::{Capture, Direction, RawSender};
+
+use crate::packet::{DF, ETHERNET, HEADER, Ipv4, be16, checksum, hex};
+use crate::world::{Kind, LIMIT, World};
+
+/// Where the inner identification is in a frame with an outer header.
+const INNER_ID: usize = ETHERNET + HEADER + 4;
+
+/// What one packet of a pod became.
+#[derive(Debug, PartialEq, Eq)]
+struct Became {
+    /// On the wire, in order, without what is masked.
+    outer: Vec<String>,
+    /// What the pod was told: type, code and MTU, and the header it is about.
+    told: Vec<String>,
+}
+
+/// Sends packets out of node A's pod, one after the other, and watches the wire at node B and the pod itself.
+fn send_all(kind: Kind, packets: &[Ipv4]) -> Vec<Became> {
+    let world = World::flat(kind, Kind::Plain);
+    // Neighbours are found, and everything is up.
+    assert!(
+        crate::world::Side::ping(&world.a.pod, world.b.pod_address, 8, false),
+        "{kind:?}: {:?}",
+        world.a.drops()
+    );
+    let sender = RawSender::new(&world.a.pod, "eth0").unwrap();
+    let gateway = world.a.node.link("host0").unwrap().mac;
+    packets
+        .iter()
+        .map(|packet| {
+            let wire = Capture::start(&world.b.node, "up0", Direction::In).unwrap();
+            let answers = Capture::start(&world.a.pod, "eth0", Direction::In).unwrap();
+            sender.send(&packet.frame(sender.mac(), gateway)).unwrap();
+            let is_it = |frame: &[u8]| frame.len() > INNER_ID + 2 && be16(frame, INNER_ID) == packet.id;
+            let is_told = |frame: &[u8]| frame.get(23) == Some(&1) && frame.get(34) == Some(&3);
+            let started = std::time::Instant::now();
+            let wanted = if packet.fragment & DF == 0 && packet.payload.len() > 1460 { 2 } else { 1 };
+            while wire.count(|p| is_it(&p.frame)) + answers.count(|p| is_told(&p.frame)) < wanted {
+                assert!(
+                    started.elapsed() < LIMIT,
+                    "{kind:?}: nothing came of {packet:?}: {:?}",
+                    world.a.drops()
+                );
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let frames = wire.stop().unwrap();
+            let frames = frames.iter().filter(|p| is_it(&p.frame));
+            let told = answers.stop().unwrap();
+            let told = told.iter().filter(|p| is_told(&p.frame));
+            Became {
+                outer: frames.map(|p| masked(&p.frame)).collect(),
+                told: told.map(|p| hex(&[&p.frame[34..36], &p.frame[38..70]].concat())).collect(),
+            }
+        })
+        .collect()
+}
+
+/// A frame without its Ethernet header, its outer identification and checksum zeroed once they are found good.
+fn masked(frame: &[u8]) -> String {
+    let mut packet = frame[ETHERNET..].to_vec();
+    assert_eq!(checksum(&packet[..HEADER]), 0, "outer checksum: {}", hex(&packet));
+    assert_eq!(checksum(&packet[HEADER..2 * HEADER]), 0, "inner checksum: {}", hex(&packet));
+    assert_ne!(be16(&packet, 4), 0, "no identification: {}", hex(&packet));
+    packet[4..6].fill(0);
+    packet[10..12].fill(0);
+    hex(&packet)
+}
+
+fn check(packets: &[Ipv4]) {
+    let expected = send_all(Kind::Plain, packets);
+    for kind in [Kind::Ebpf, Kind::Device] {
+        let found = send_all(kind, packets);
+        for ((packet, found), expected) in packets.iter().zip(&found).zip(&expected) {
+            assert_eq!(found, expected, "{kind:?}: {packet:?}");
+        }
+    }
+}
+
+fn datagram(id: usize, len: usize) -> Ipv4 {
+    let (source, destination) = ([10, 244, 1, 2].into(), [10, 244, 2, 2].into());
+    Ipv4::udp(source, destination, 0x4000 + u16::try_from(id).unwrap(), len)
+}
+
+#[test]
+fn every_outer_header_is_that_of_the_kernel() {
+    let mut packets = Vec::new();
+    for ecn in 0..4 {
+        for dscp in [0, 46 << 2] {
+            for fragment in [0, DF] {
+                packets.push(Ipv4 { tos: dscp | ecn, fragment, ..datagram(packets.len(), 60) });
+            }
+        }
+    }
+    for ttl in [2, 3, 128, 255] {
+        packets.push(Ipv4 { ttl, ..datagram(packets.len(), 100) });
+    }
+    for (len, fragment) in [(28, 0), (28, DF), (1479, DF), (1480, 0), (1480, DF)] {
+        packets.push(Ipv4 { fragment, ..datagram(packets.len(), len) });
+    }
+    // A protocol that nobody knows. No fragments alone: connection tracking on a node of ours waits for the rest.
+    packets.push(Ipv4 { protocol: 253, ..datagram(packets.len(), 77) });
+    check(&packets);
+}
+
+#[test]
+fn what_does_not_fit_is_cut_or_refused_as_the_kernel_does_it() {
+    let packets: Vec<Ipv4> = [(1481, 0), (1500, 0), (1481, DF), (1500, DF)]
+        .into_iter()
+        .enumerate()
+        .map(|(id, (len, fragment))| Ipv4 { fragment, ..datagram(id, len) })
+        .collect();
+    check(&packets);
+}

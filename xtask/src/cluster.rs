@@ -90,7 +90,7 @@ fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Re
 }
 
 /// Applies every manifest of deploy/crds.
-fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Result<String> {
+pub(crate) fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Result<String> {
     let crds = workspace.root.join("deploy/crds");
     if !crds.is_dir() {
         return Ok("without resource definitions, there are none in deploy/crds".to_owned());

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Agent, AgentOptions, ControlPlane, ControlPlaneOptions, Lab, NetNs, NodeFiles};
 use harness::lab::NODE_IPV4;
+use harness::{Agent, AgentOptions, ControlPlane, ControlPlaneOptions, Lab, NetNs, NodeFiles};
 use serde_json::{Value, json};
 
 use super::Numbers;
@@ -42,7 +42,8 @@ pub(super) fn run(workspace: &Workspace, numbers: &mut Numbers) -> Result<()> {
     let files = NodeFiles::create(NAME)?;
     eprintln!("{} a control plane with {NODES_COUNT} nodes", bold("bench:"));
     let netns = Some(format!("{NAME}-node"));
-    let control_plane = ControlPlane::start(&ControlPlaneOptions { netns, ..ControlPlaneOptions::default() })?;
+    let control_plane =
+        ControlPlane::start(&ControlPlaneOptions { netns, ..ControlPlaneOptions::default() })?;
     apply_definitions(workspace, &control_plane)?;
     control_plane.create_node("bench", &[IpAddr::V4(NODE_IPV4)])?;
     control_plane.kubectl()?.apply(

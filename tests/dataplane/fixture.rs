@@ -159,6 +159,17 @@ impl Node {
         }
     }
 
+    /// Takes a pinned program off an uplink, behind the dataplane's back.
+    pub(crate) fn detach_uplink(&self, ifindex: u32) {
+        let version = fs::read_dir(&self.pin_dir).unwrap().next().unwrap().unwrap().path();
+        let pins = fs::read_dir(version.join("links")).unwrap().map(|link| link.unwrap().path());
+        let of_uplink: Vec<PathBuf> = pins
+            .filter(|pin| pin.file_name().unwrap().to_str().unwrap().starts_with(&format!("{ifindex}-")))
+            .collect();
+        assert!(!of_uplink.is_empty(), "nothing is pinned for {ifindex}");
+        of_uplink.into_iter().for_each(|pin| fs::remove_file(pin).unwrap());
+    }
+
     /// Nothing of any pod is left. Pins of a deleted interface go a little later than it.
     pub(crate) fn assert_clean(&self) {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);

@@ -7,6 +7,7 @@
 mod events;
 mod fixture;
 mod nat;
+mod overlay;
 mod reconcile;
 mod routes;
 mod wiring;

@@ -6,6 +6,8 @@
 //! root and `cargo xtask setup --kubernetes`; without them every test fails.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+extern crate poolward_harness as harness;
+
 mod site;
 mod traffic;
 

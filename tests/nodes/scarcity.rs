@@ -30,11 +30,11 @@ fn a_node_without_a_block_borrows_addresses_that_everybody_reaches() {
     site.apply_pools(&[("pods", "10.244.0.0/28", "blockSize: 29, ipipMode: Always")]);
     site.seal(&["10.244.0.0/28"]);
     let nodes = site.start_all();
-    let mut pods: Vec<Pod<'_>> = nodes[..2].iter().map(|node| node.add_in_the_end(&["pods"])).collect();
+    let mut pods: Vec<Pod<'_>> = nodes[..2].iter().map(|node| node.add(&["pods"])).collect();
     let owners: BTreeSet<String> = site.blocks().into_iter().map(|(_, owner)| owner).collect();
     assert_eq!(owners.len(), 2, "{:?}", site.blocks());
     for _ in 0..2 {
-        pods.push(nodes[2].add_in_the_end(&["pods"]));
+        pods.push(nodes[2].add(&["pods"]));
     }
     assert!(site.blocks().iter().all(|(_, owner)| owner != "node-3"), "{:?}", site.blocks());
     all_reach_all(&nodes, &pods);
@@ -53,7 +53,7 @@ fn three_nodes_race_for_the_last_block_and_all_are_served() {
     site.seal(&["10.244.0.0/28"]);
     let nodes = site.start_all();
     let pods: Vec<Pod<'_>> = std::thread::scope(|scope| {
-        let adds: Vec<_> = nodes.iter().map(|node| scope.spawn(|| node.add_in_the_end(&["pods"]))).collect();
+        let adds: Vec<_> = nodes.iter().map(|node| scope.spawn(|| node.add(&["pods"]))).collect();
         adds.into_iter().map(|add| add.join().unwrap()).collect()
     });
     assert_eq!(site.blocks().len(), 1, "{:?}", site.blocks());
@@ -70,7 +70,7 @@ fn an_idle_node_hands_its_empty_block_to_one_without_any() {
     nodes[0].del(&pod);
     let owner = || site.blocks().first().map(|(_, owner)| owner.clone());
     assert_eq!(owner().as_deref(), Some("node-1"));
-    let pod = nodes[1].add_in_the_end(&["pods"]);
+    let pod = nodes[1].add(&["pods"]);
     wait_until(Duration::from_secs(30), "the block is the other node's", || {
         owner().as_deref() == Some("node-2")
     });

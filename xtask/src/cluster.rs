@@ -89,18 +89,13 @@ fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Re
     Ok(())
 }
 
-/// Applies every manifest of deploy/crds. Their rules (CEL) are unknown to a kubectl of before 1.25, which takes them for
-/// mistakes unless told not to look.
+/// Applies every manifest of deploy/crds.
 pub(crate) fn apply_definitions(workspace: &Workspace, control_plane: &ControlPlane) -> Result<String> {
     let crds = workspace.root.join("deploy/crds");
     if !crds.is_dir() {
         return Ok("without resource definitions, there are none in deploy/crds".to_owned());
     }
-    let path = crds.to_str().context("the workspace's path is no text")?;
-    let kubectl = control_plane.kubectl()?;
-    let applied = kubectl.run(&["apply", "--validate=false", "-f", path])?;
-    kubectl.run(&["wait", "--for=condition=established", "--timeout=60s", "-f", path])?;
-    Ok(format!("{} resource definitions applied", applied.lines().count()))
+    Ok(format!("{} resource definitions applied", control_plane.apply_definitions(&crds)?))
 }
 
 /// Takes it down, with all that was in it.

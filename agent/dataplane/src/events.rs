@@ -100,7 +100,7 @@ impl Events {
             #[cfg(any(test, feature = "fake"))]
             Source::Fake(changed) => {
                 changed.notified().await;
-                Ok(Event::Underlay)
+                Ok(Event::Link)
             }
         }
     }

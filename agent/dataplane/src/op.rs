@@ -51,7 +51,7 @@ pub(crate) enum Op {
     CreateVeth(Box<VethSpec>),
     /// Delete an interface that is ours, with all that hangs on it in the kernel, the programs' pins included.
     DeleteLink { ifname: String, ifindex: u32 },
-    /// Set an interface up.
+    /// Set an interface up; number 0: the one that an operation before this one has made.
     SetLinkUp { ifname: String, ifindex: u32 },
     /// Wait until the kernel has noticed that an interface has a carrier, and sends through it.
     AwaitCarrier { ifname: String, ifindex: u32 },

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dataplane::{Dataplane, DesiredState, Report, Uplink};
+use dataplane::{Dataplane, DesiredState, Event, Report, Uplink};
 use model::{Cidr, Family, IpipMode};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -149,6 +149,23 @@ impl Reconciler {
         errors
     }
 
+    /// Brings back the routes that the last run wanted, at once: what a run reads and starts besides would have packets
+    /// wait.
+    async fn repair(&self) {
+        let shared = self.shared.clone();
+        let done = self.shared.kernel_work.run(move || shared.dataplane.repair()).await;
+        let report = match done {
+            Ok(report) => report,
+            Err(error) => return warn!(%error, "routes are left to the next comparison"),
+        };
+        for planned in &report.planned {
+            info!(operation = planned, "repaired the routes");
+        }
+        for error in &report.errors {
+            warn!(%error, "the routes are not as they should be");
+        }
+    }
+
     /// Runs whenever there is a cause, until `stop` fires.
     pub async fn follow(self, resync: Duration, stop: CancellationToken) {
         let events = tokio::spawn(watch_kernel(self.clone(), stop.clone()));
@@ -192,6 +209,9 @@ async fn watch_kernel(reconciler: Reconciler, stop: CancellationToken) {
                 None => return,
                 Some(Ok(event)) => {
                     debug!(?event, "the kernel changed");
+                    if event >= Event::Underlay {
+                        reconciler.repair().await;
+                    }
                     reconciler.want();
                 }
                 Some(Err(error)) => {

@@ -83,11 +83,8 @@ fn the_settings_of_the_cluster_are_checked_as_the_schema_would() {
     };
     let accepted = accepted(&config("default", "{strictAffinity: true, maxBlocksPerNode: 4}"));
     let Object::IpamConfig(read) = &accepted[0].object else { panic!("{accepted:?}") };
-    let expected = IpamConfigSpec {
-        strict_affinity: true,
-        max_blocks_per_node: Some(4),
-        ..IpamConfigSpec::default()
-    };
+    let expected =
+        IpamConfigSpec { strict_affinity: true, max_blocks_per_node: Some(4), ..IpamConfigSpec::default() };
     assert_eq!(read.spec, expected);
     let check = |name: &str, spec: &str, expected: &str| {
         let refused = refused(&config(name, spec));
@@ -97,7 +94,11 @@ fn the_settings_of_the_cluster_are_checked_as_the_schema_would() {
     check("default", "{maxBlocksPerNode: 0}", "spec.maxBlocksPerNode: 0: expected a whole number from 1");
     check("default", "{atBlockLimit: Wait}", "spec.atBlockLimit: \"Wait\": expected Fail or Borrow");
     check("default", "{goneAfterSeconds: 5}", "spec.goneAfterSeconds: 5: expected a whole number from 30");
-    check("default", "{strictAfinity: true}", "spec.strictAfinity: true: unknown field; did you mean strictAffinity?");
+    check(
+        "default",
+        "{strictAfinity: true}",
+        "spec.strictAfinity: true: unknown field; did you mean strictAffinity?",
+    );
 }
 
 #[test]

@@ -146,7 +146,7 @@ mod tests {
                     assert_eq!(outer[2..4], [0xff, 0xff]);
                 }
                 other => {
-                    assert_eq!((other, fits), (ToUplink::Drop(DropReason::TooLong), false), "{total_len}")
+                    assert_eq!((other, fits), (ToUplink::Drop(DropReason::TooLong), false), "{total_len}");
                 }
             }
         }

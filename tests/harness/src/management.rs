@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::fabric::make_plain_switch;
 use crate::{ControlPlane, ControlPlaneOptions, FabricNode, NetNs};
@@ -88,12 +88,8 @@ impl Management {
         // From here on it goes with the control plane, also when this process is killed.
         netns.keep();
         let management = Self { control_plane, netns };
-        let kubectl = management.control_plane.kubectl()?;
-        let path = definitions.to_str().context("the path of the resource definitions is no text")?;
-        // A kubectl of before 1.25 takes their rules (CEL) for mistakes.
-        kubectl.run(&["apply", "--validate=false", "-f", path])?;
-        kubectl.run(&["wait", "--for=condition=established", "--timeout=60s", "-f", path])?;
-        kubectl.apply(AGENTS_RIGHTS)?;
+        management.control_plane.apply_definitions(definitions)?;
+        management.control_plane.kubectl()?.apply(AGENTS_RIGHTS)?;
         Ok(management)
     }
 

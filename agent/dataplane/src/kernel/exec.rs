@@ -109,7 +109,7 @@ pub(super) fn netlink_requests(
     run.iter()
         .map(|op| match op {
             Op::CreateVeth(spec) => Some(message::create_veth(spec, netns?, ipv6_exists)),
-            Op::SetLinkUp { ifindex, .. } => Some(vec![message::set_link_up(*ifindex)]),
+            Op::SetLinkUp { ifname, ifindex } => Some(vec![message::set_link_up(ifname, *ifindex)]),
             Op::AddAddress { ifindex, address } => Some(vec![message::add_address(*ifindex, *address)]),
             Op::AddRoute { route, exclusive } => Some(vec![message::add_route(route, *exclusive)]),
             Op::ReplaceRoute { new, .. } => Some(vec![message::replace_route(new)]),

@@ -170,8 +170,8 @@ impl Fake {
                 return Ok(Outcome::Created(ends));
             }
             Op::DeleteLink { ifindex, .. } => state.remove_link(*ifindex),
-            Op::SetLinkUp { ifname, .. } => {
-                for link in state.links.values_mut().filter(|link| link.ifname == *ifname) {
+            Op::SetLinkUp { ifindex, .. } => {
+                if let Some(link) = state.links.get_mut(ifindex) {
                     link.up = true;
                 }
             }
@@ -218,6 +218,7 @@ impl Fake {
                 link.ifname.clone_from(&spec.ifname);
                 link.mtu_bytes = spec.mtu_bytes;
                 link.carrier = true;
+                link.up |= found.is_none();
                 link.tunnel = Some(Tunnel { local: Some(spec.local), special: false });
             }
             Op::SetRemoteRange { cidr, rule } => {

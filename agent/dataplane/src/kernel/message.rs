@@ -72,8 +72,11 @@ pub(crate) fn delete_link(ifindex: u32) -> Request {
     (RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(ifindex).build()).into(), 0)
 }
 
-pub(crate) fn set_link_up(ifindex: u32) -> Request {
-    (RouteNetlinkMessage::SetLink(LinkUnspec::new_with_index(ifindex).up().build()).into(), 0)
+/// By number; by name where the number is not known yet (0), because the interface is made in the same run.
+pub(crate) fn set_link_up(ifname: &str, ifindex: u32) -> Request {
+    let link =
+        if ifindex == 0 { LinkUnspec::new_with_name(ifname) } else { LinkUnspec::new_with_index(ifindex) };
+    (RouteNetlinkMessage::SetLink(link.up().build()).into(), 0)
 }
 
 pub(crate) fn add_address(ifindex: u32, address: IpAddr) -> Request {
@@ -146,7 +149,9 @@ pub(crate) fn set_tunnel(spec: &TunnelSpec, exists: bool) -> Request {
         InfoIpTunnel::Ttl(0),
         InfoIpTunnel::PMtuDisc(false),
     ];
-    let mut message = LinkUnspec::new_with_name(&spec.ifname).mtu(spec.mtu_bytes).build();
+    let link = LinkUnspec::new_with_name(&spec.ifname).mtu(spec.mtu_bytes);
+    // Its number is not known before it is there, so it is born up.
+    let mut message = if exists { link.build() } else { link.up().build() };
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::IpIp),
         LinkInfo::Data(InfoData::IpTunnel(data)),

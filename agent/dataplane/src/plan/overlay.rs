@@ -32,11 +32,11 @@ struct Wanted {
 }
 
 /// This node's underlay address if packets to or from other nodes may be encapsulated: a node that serves and reaches
-/// nothing yet is sent packets all the same, and closed ranges are those of encapsulated pools.
+/// nothing yet is sent packets all the same, and closed ranges are those of encapsulated pools. Not while it is alone.
 fn overlay_address(desired: &DesiredState) -> Option<Ipv4Addr> {
     let ranged = desired.remote_ranges.iter().any(|range| range.ipip_mode.may_encapsulate());
     let closed = desired.closed_ranges.iter().any(|range| range.family() == Family::V4);
-    desired.underlay_ipv4.filter(|_| ranged || closed)
+    desired.underlay_ipv4.filter(|_| !desired.peers.is_empty() && (ranged || closed))
 }
 
 impl Wanted {
@@ -148,9 +148,7 @@ pub(crate) fn plan_tunnel(
         // What comes out of it has been checked by the program on the uplink, and may go back another way.
         ops.push(Op::SetSysctl { sysctl: Sysctl::RpFilter(TUNNEL_IFNAME.into()), value: 2 });
     }
-    if !found.is_some_and(|link| link.up) {
-        let ifindex = found.map_or(0, |link| link.ifindex);
-        ops.push(Op::SetLinkUp { ifname: TUNNEL_IFNAME.into(), ifindex });
-    }
+    let down = found.filter(|link| !link.up);
+    ops.extend(down.map(|link| Op::SetLinkUp { ifname: link.ifname.clone(), ifindex: link.ifindex }));
     Ok(ops)
 }

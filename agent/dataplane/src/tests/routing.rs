@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Cidr, IpipMode};
 
 use crate::kernel::fake::Fake;
-use crate::object::{Hop, Link, LinkAddress, Route, RouteTarget};
+use crate::object::{Hop, Link, LinkAddress, PathMtu, Route, RouteTarget};
 use crate::op::Op;
 use crate::{Dataplane, DataplaneError, DesiredState, EncapBackend, Peer, RemoteRange, Report, Settings};
 
@@ -301,6 +302,36 @@ fn what_cannot_be_routed_is_told_and_nothing_is_asked_of_the_kernel() {
     fake.state().links.get_mut(&UPLINK).unwrap().carrier = true;
     assert!(dataplane.repair().unrouted.is_empty());
     assert!(way(&fake, "10.77.2.0/26").is_some());
+}
+
+#[test]
+fn a_way_that_carries_less_makes_its_routes_smaller_for_ten_minutes() {
+    let (dataplane, fake) = scene(EncapBackend::Ebpf);
+    let wanted = desired(&dataplane, IpipMode::Always);
+    run_ok(&dataplane, &wanted);
+    let mtu = |range: &str| way(&fake, range).unwrap().2;
+    let say = |mtu_bytes: u32| {
+        let said = PathMtu { mtu_bytes, at: Duration::from_secs(100) };
+        fake.state().path_mtus.insert("198.51.100.2".parse().unwrap(), said);
+    };
+    let check = |uptime_s: u64, far_mtu_bytes: u32, expected: &[&str]| {
+        fake.state().uptime = Duration::from_secs(uptime_s);
+        let planned = run_ok(&dataplane, &wanted);
+        assert_eq!(planned.len(), expected.len(), "{planned:#?}");
+        assert!(planned.iter().zip(expected).all(|(text, part)| text.contains(part)), "{planned:#?}");
+        assert_eq!((mtu("10.77.2.0/26"), mtu("10.77.1.0/26")), (far_mtu_bytes, 1480));
+        assert_eq!(dataplane.repair().planned, [""; 0]);
+    };
+    say(1400);
+    check(101, 1380, &["replace route 10.77.2.0/26"]);
+    say(68);
+    check(102, 556, &["replace route 10.77.2.0/26"]);
+    say(9000);
+    check(103, 1480, &["replace route 10.77.2.0/26"]);
+    say(1300);
+    check(699, 1280, &["replace route 10.77.2.0/26"]);
+    check(700, 1480, &["replace route 10.77.2.0/26", "forget what the way to node 198.51.100.2 carries"]);
+    check(701, 1480, &[]);
 }
 
 #[test]

@@ -144,8 +144,8 @@ fn add_pod<'a>(all: &'a ManyNodes, pod: &Value) -> Result<Pod<'a>> {
     let deadline = Instant::now() + HEAR_LIMIT;
     let result = loop {
         let answer = plugin(node)?.add(&attachment)?;
-        // A pod or a pool that the agent has not heard of yet is asked for again, as a runtime does.
-        if answer.error_code() != Some(11) || Instant::now() > deadline {
+        // What the agent has not heard of yet is asked for again, as a runtime does.
+        if answer.code == 0 || Instant::now() > deadline {
             break answer.ok().with_context(|| format!("ADD of {namespace}/{name} on {}", node.name))?;
         }
         crate::interrupt::check()?;

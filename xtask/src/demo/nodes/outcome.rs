@@ -105,7 +105,7 @@ pub(super) fn counted(requests: &Requests) -> Vec<RequestSeen> {
         match seen.iter_mut().find(|seen| seen.verb == kind.verb && seen.resource == kind.resource) {
             Some(same) => same.count += count,
             None => {
-                seen.push(RequestSeen { verb: kind.verb.clone(), resource: kind.resource.clone(), count })
+                seen.push(RequestSeen { verb: kind.verb.clone(), resource: kind.resource.clone(), count });
             }
         }
     }

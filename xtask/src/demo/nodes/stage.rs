@@ -27,8 +27,6 @@ pub(super) struct Stage<'a> {
     pub(super) agents: &'a [Agent<'a>],
     /// Two on each node.
     pub(super) pods: &'a [Pod<'a>],
-    /// The pools.
-    pub(super) ranges: &'a [PoolRange],
 }
 
 /// A pod that the plugin has wired.

@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 const KINDS: [&str; 2] = ["external", "internal"];
 
 /// How long agents may take to hear of something.
-const HEAR_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const HEAR_LIMIT: Duration = Duration::from_secs(30);
 
 /// Everything a scene needs.
 pub(super) struct Stage<'a> {
@@ -27,8 +27,6 @@ pub(super) struct Stage<'a> {
     pub(super) agents: &'a [Agent<'a>],
     /// Two on each node.
     pub(super) pods: &'a [Pod<'a>],
-    /// The pools.
-    pub(super) ranges: &'a [PoolRange],
 }
 
 /// A pod that the plugin has wired.

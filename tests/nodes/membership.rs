@@ -83,6 +83,10 @@ fn traffic_goes_on_while_agents_are_dead_and_when_they_are_back() {
     let mut nodes = site.start_all();
     let pods: Vec<Pod<'_>> = nodes.iter().map(|node| node.add(&["pods"])).collect();
     all_ping(&pods.iter().collect::<Vec<_>>(), &nodes.iter().collect::<Vec<_>>());
+    // All that they have to do is done once the nodes have addresses of their own, too.
+    for (node, pod) in nodes.iter().zip(pods.iter().rev()) {
+        wait_until(SOON, "a ping from the node", || pings(node.netns(), pod.address()));
+    }
     let _server = EchoServer::start(&pods[1].netns, [7002]).unwrap();
     let to = SocketAddr::new(pods[1].address(), 7002);
     let lost = |when: &str| {
@@ -101,7 +105,7 @@ fn traffic_goes_on_while_agents_are_dead_and_when_they_are_back() {
         node.agent.start_again().unwrap();
         // What it finds is what it wants: it changes nothing.
         let planned = node.status().pointer("/reconcile/firstPlanned").and_then(serde_json::Value::as_u64);
-        assert_eq!(planned, Some(0), "{}", node.status());
+        assert_eq!(planned, Some(0), "{}", node.agent.log_tail());
         lost("when an agent is back");
         running.send(usize::MAX);
     }

@@ -36,6 +36,7 @@ pub(super) fn run(workspace: &Workspace, options: Options<'_>, started: Instant)
     let pods = step("two pods on each node, by the plugin", || stage::add_pods(&all))?;
     let requests = all.management.control_plane.requests()?.since(&before);
     let stage = Stage { all: &all, agents: &agents, pods: &pods };
+    step("every node hears of every block", || routes::wait_until_known(&stage))?;
     let mesh = step("every pod pings every other", || observe::mesh(&stage))?;
     let seen = step("traffic from every pod to the server outside", || observe::outside(&stage))?;
     let routes = step("the routes of each node", || routes::read(&stage))?;

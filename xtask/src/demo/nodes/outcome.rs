@@ -102,12 +102,12 @@ pub(super) fn counted(requests: &Requests) -> Vec<RequestSeen> {
         {
             continue;
         }
-        match seen.iter_mut().find(|seen| seen.verb == kind.verb && seen.resource == kind.resource) {
-            Some(same) => same.count += count,
-            None => {
-                seen.push(RequestSeen { verb: kind.verb.clone(), resource: kind.resource.clone(), count });
-            }
+        let known = seen.iter_mut().find(|seen| seen.verb == kind.verb && seen.resource == kind.resource);
+        if let Some(same) = known {
+            same.count += count;
+            continue;
         }
+        seen.push(RequestSeen { verb: kind.verb.clone(), resource: kind.resource.clone(), count });
     }
     seen.sort_by(|a, b| {
         b.count.cmp(&a.count).then_with(|| (&a.resource, &a.verb).cmp(&(&b.resource, &b.verb)))

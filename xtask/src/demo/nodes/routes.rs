@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::outcome::RouteSeen;
-use super::stage::Stage;
+use super::stage::{HEAR_LIMIT, Stage};
 
 /// Protocol number of our routes.
 const PROTOCOL: &str = "80";
@@ -26,6 +27,35 @@ pub(super) fn read(stage: &Stage<'_>) -> Result<Vec<RouteSeen>> {
         }
     }
     Ok(seen)
+}
+
+/// Waits until each node has a route to every block of every other: a claim is told, not asked for.
+pub(super) fn wait_until_known(stage: &Stage<'_>) -> Result<()> {
+    let blocks = stage.all.management.control_plane.kubectl()?.json(&["get", "ipblocks"])?;
+    let owners = owners(&blocks)?;
+    let deadline = Instant::now() + HEAR_LIMIT;
+    loop {
+        let missing = missing(stage, &owners)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let limit = HEAR_LIMIT.as_secs();
+        ensure!(Instant::now() < deadline, "after {limit} s there is no route {}", missing.join(", "));
+        crate::interrupt::check()?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn missing(stage: &Stage<'_>, owners: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for node in &stage.all.fabric.nodes {
+        let shown = node.netns.ip_json(&format!("-4 route show table main proto {PROTOCOL}"))?;
+        let known: Vec<&str> =
+            shown.as_array().into_iter().flatten().filter_map(|route| route.get("dst")?.as_str()).collect();
+        let unknown = owners.iter().filter(|(range, _)| !known.contains(&range.as_str()));
+        missing.extend(unknown.map(|(range, owner)| format!("from {} to {range} of {owner}", node.name)));
+    }
+    Ok(missing)
 }
 
 /// Who owns which block.

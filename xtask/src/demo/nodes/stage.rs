@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 const KINDS: [&str; 2] = ["external", "internal"];
 
 /// How long agents may take to hear of something.
-const HEAR_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const HEAR_LIMIT: Duration = Duration::from_secs(30);
 
 /// Everything a scene needs.
 pub(super) struct Stage<'a> {

@@ -14,7 +14,36 @@ const WORKER_THREADS: usize = 2;
 /// memory and win nothing.
 const MAX_BLOCKING_THREADS: usize = 16;
 
+/// Blocks from this size on are given back to the kernel as soon as they are freed.
+#[cfg(target_env = "gnu")]
+const MMAP_THRESHOLD_BYTES: i32 = 64 << 10;
+
+/// Free memory at the end of the heap beyond this goes back to the kernel.
+#[cfg(target_env = "gnu")]
+const TRIM_THRESHOLD_BYTES: i32 = 128 << 10;
+
+/// Among thousands of nodes a reconciliation needs tens of MiB for a moment. With an arena for each thread, and
+/// thresholds that grow with what was freed, glibc would keep several times that for good (measured with 5,000 nodes and
+/// 20,000 blocks: 56 MiB of heap after two runs, and 16 MiB this way).
+#[cfg(target_env = "gnu")]
+fn keep_memory_small() {
+    let parameters = [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
+        (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+    ];
+    for (parameter, value) in parameters {
+        // SAFETY: it takes two numbers and changes the allocator's own parameters; no other thread runs yet. One that is
+        // not known is refused, and leaves things as they are.
+        let _ = unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_memory_small() {}
+
 fn main() -> ExitCode {
+    keep_memory_small();
     let flags = Flags::parse();
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let config = match Config::load(&flags, &host_name) {

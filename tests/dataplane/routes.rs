@@ -300,6 +300,7 @@ fn twenty_thousand_routes_over_five_thousand_nodes_come_drift_and_go() {
             desired.remote_ranges.push(range(&format!("{network}/26"), number, IpipMode::Never));
         }
     }
+    node.reconcile_ok(&node.desired(&[], &[]));
     let count = |what: &str| node.netns().ip(&format!("{what} show proto 80")).unwrap().lines().count();
     let report = node.reconcile(&desired);
     assert!(report.errors.is_empty() && report.unrouted.is_empty(), "{report:?}");

@@ -1,15 +1,19 @@
 //! What leaves a node of ours is, byte for byte, what `tunl0` sends for the same packet: all but the outer header's
 //! identification and its checksum.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{Capture, Direction, RawSender};
 
 use crate::packet::{DF, ETHERNET, HEADER, Ipv4, be16, checksum, hex};
-use crate::world::{Kind, LIMIT, World};
+use crate::world::{Kind, LIMIT, Side, World};
 
 /// Where the inner identification is in a frame with an outer header.
 const INNER_ID: usize = ETHERNET + HEADER + 4;
+
+/// Where an ICMP message is in a frame, and the identification of the packet that it is about.
+const ICMP: usize = ETHERNET + HEADER;
+const QUOTED_ID: usize = ICMP + 8 + 4;
 
 /// What one packet of a pod became.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,39 +28,37 @@ struct Became {
 fn send_all(kind: Kind, packets: &[Ipv4]) -> Vec<Became> {
     let world = World::flat(kind, Kind::Plain);
     // Neighbours are found, and everything is up.
-    assert!(
-        crate::world::Side::ping(&world.a.pod, world.b.pod_address, 8, false),
-        "{kind:?}: {:?}",
-        world.a.drops()
-    );
+    assert!(Side::ping(&world.a.pod, world.b.pod_address, 8, false), "{kind:?}: {:?}", world.a.drops());
     let sender = RawSender::new(&world.a.pod, "eth0").unwrap();
     let gateway = world.a.node.link("host0").unwrap().mac;
+    let wire = Capture::start(&world.b.node, "up0", Direction::In).unwrap();
+    let pod = Capture::start(&world.a.pod, "eth0", Direction::In).unwrap();
+    let is_outer = |frame: &[u8], id: u16| frame.len() > INNER_ID + 2 && be16(frame, INNER_ID) == id;
+    let is_told = |frame: &[u8], id: u16| {
+        frame.len() > QUOTED_ID + 2 && frame[ICMP..ICMP + 2] == [3, 4] && be16(frame, QUOTED_ID) == id
+    };
+    for packet in packets {
+        sender.send(&packet.frame(sender.mac(), gateway)).unwrap();
+        let started = Instant::now();
+        let wanted = if packet.fragment & DF == 0 && packet.payload.len() > 1460 { 2 } else { 1 };
+        while wire.count(|p| is_outer(&p.frame, packet.id)) + pod.count(|p| is_told(&p.frame, packet.id))
+            < wanted
+        {
+            assert!(started.elapsed() < LIMIT, "{kind:?}: nothing came of {packet:?}: {:?}", world.a.drops());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    let (wire, pod) = (wire.stop().unwrap(), pod.stop().unwrap());
     packets
         .iter()
-        .map(|packet| {
-            let wire = Capture::start(&world.b.node, "up0", Direction::In).unwrap();
-            let answers = Capture::start(&world.a.pod, "eth0", Direction::In).unwrap();
-            sender.send(&packet.frame(sender.mac(), gateway)).unwrap();
-            let is_it = |frame: &[u8]| frame.len() > INNER_ID + 2 && be16(frame, INNER_ID) == packet.id;
-            let is_told = |frame: &[u8]| frame.get(23) == Some(&1) && frame.get(34) == Some(&3);
-            let started = std::time::Instant::now();
-            let wanted = if packet.fragment & DF == 0 && packet.payload.len() > 1460 { 2 } else { 1 };
-            while wire.count(|p| is_it(&p.frame)) + answers.count(|p| is_told(&p.frame)) < wanted {
-                assert!(
-                    started.elapsed() < LIMIT,
-                    "{kind:?}: nothing came of {packet:?}: {:?}",
-                    world.a.drops()
-                );
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            let frames = wire.stop().unwrap();
-            let frames = frames.iter().filter(|p| is_it(&p.frame));
-            let told = answers.stop().unwrap();
-            let told = told.iter().filter(|p| is_told(&p.frame));
-            Became {
-                outer: frames.map(|p| masked(&p.frame)).collect(),
-                told: told.map(|p| hex(&[&p.frame[34..36], &p.frame[38..70]].concat())).collect(),
-            }
+        .map(|packet| Became {
+            outer: wire.iter().filter(|p| is_outer(&p.frame, packet.id)).map(|p| masked(&p.frame)).collect(),
+            // Code, MTU, and the header it is about with the first eight bytes behind.
+            told: pod
+                .iter()
+                .filter(|p| is_told(&p.frame, packet.id))
+                .map(|p| hex(&[&p.frame[ICMP..ICMP + 2], &p.frame[ICMP + 4..ICMP + 36]].concat()))
+                .collect(),
         })
         .collect()
 }

@@ -19,6 +19,7 @@ pub mod retire;
 pub mod start;
 pub mod surroundings;
 pub mod upkeep;
+mod view;
 pub mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

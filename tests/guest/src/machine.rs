@@ -77,8 +77,8 @@ pub(crate) fn power_off(code: u32) -> ! {
     if permitted {
         // SAFETY: the kernel has just allowed the instruction for this port; it touches no memory.
         unsafe {
-            std::arch::asm!("out dx, eax", in("dx") EXIT_PORT, in("eax") code, options(nomem, nostack))
-        };
+            std::arch::asm!("out dx, eax", in("dx") EXIT_PORT, in("eax") code, options(nomem, nostack));
+        }
     } else {
         eprintln!("guest: no permission for port {EXIT_PORT:#x}: {}", std::io::Error::last_os_error());
     }

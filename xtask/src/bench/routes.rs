@@ -23,6 +23,7 @@ struct Costs {
     first_run_routes_per_s_5000x4: f64,
     first_run_routes_per_s_1000x1: f64,
     first_run_routes_per_s_10000x1: f64,
+    first_run_encapsulated_routes_per_s_5000x4: f64,
     ip_batch_classic_per_s_5000x4: f64,
     repair_ms_p50: f64,
     repair_ms_p90: f64,
@@ -46,6 +47,7 @@ pub(super) fn run(workspace: &Workspace, toolbox: &Toolbox, numbers: &mut Number
         ("first_run_routes_per_s_5000x4", costs.first_run_routes_per_s_5000x4),
         ("first_run_routes_per_s_1000x1", costs.first_run_routes_per_s_1000x1),
         ("first_run_routes_per_s_10000x1", costs.first_run_routes_per_s_10000x1),
+        ("first_run_encapsulated_routes_per_s_5000x4", costs.first_run_encapsulated_routes_per_s_5000x4),
         ("ip_batch_classic_per_s_5000x4", costs.ip_batch_classic_per_s_5000x4),
         ("repair_ms_p50", costs.repair_ms_p50),
         ("repair_ms_p90", costs.repair_ms_p90),
@@ -70,6 +72,8 @@ fn table_of(costs: &Costs) -> String {
     row("first reconciliation, 5,000 x 4, routes/s", "", whole(costs.first_run_routes_per_s_5000x4));
     row("first reconciliation, 1,000 x 1, routes/s", "", whole(costs.first_run_routes_per_s_1000x1));
     row("first reconciliation, 10,000 x 1, routes/s", "", whole(costs.first_run_routes_per_s_10000x1));
+    let encapsulated = whole(costs.first_run_encapsulated_routes_per_s_5000x4);
+    row("the same, encapsulated, 5,000 x 4, routes/s", "", encapsulated);
     row("a deleted route of 20,000 is back, ms, p50", "at most 50", digit(costs.repair_ms_p50));
     row("the same, p90", "", digit(costs.repair_ms_p90));
     row("20,000 unchanged routes read and compared, ms", "", digit(costs.resync_ms_p50));
@@ -90,7 +94,7 @@ mod tests {
     fn numbers_are_found_behind_whatever_was_said_before() {
         let line = r#"{"routes_per_s_5000x4":1,"routes_per_s_1000x1":2,"routes_per_s_10000x1":3,
             "first_run_routes_per_s_5000x4":4,"first_run_routes_per_s_1000x1":5,"first_run_routes_per_s_10000x1":6,
-            "ip_batch_classic_per_s_5000x4":7,"repair_ms_p50":8,"repair_ms_p90":9,"resync_ms_p50":10,
+            "first_run_encapsulated_routes_per_s_5000x4":6,"ip_batch_classic_per_s_5000x4":7,"repair_ms_p50":8,"repair_ms_p90":9,"resync_ms_p50":10,
             "resync_drift_ops":1}"#
             .replace('\n', "");
         let costs = parse(&format!("warning: something\n{line}\n")).unwrap();

@@ -64,7 +64,7 @@ pub(super) fn run(
         let jobs: Vec<Job> = programs.iter().map(|program| job_of(kernel, program, asked.filter)).collect();
         let run =
             boot(workspace, &images, kernel, &Contents { init: &init, jobs: &jobs }, asked.kernel.is_some())?;
-        count(kernel, &jobs, &run, result);
+        count(kernel, &jobs, &run, asked.kernel.is_some(), result);
         crate::interrupt::check()?;
     }
     Ok(())
@@ -139,8 +139,8 @@ fn boot(
     run
 }
 
-/// Adds what the guest's jobs said to the tier's result; what failed is shown.
-fn count(kernel: Kernel, jobs: &[Job], run: &GuestRun, result: &mut TierResult) {
+/// Adds what the guest's jobs said to the tier's result; what failed is shown, unless all has been.
+fn count(kernel: Kernel, jobs: &[Job], run: &GuestRun, was_shown: bool, result: &mut TierResult) {
     let name = kernel.name();
     for job in &run.jobs {
         let outcome = Outcome::parse(&job.output);
@@ -148,7 +148,9 @@ fn count(kernel: Kernel, jobs: &[Job], run: &GuestRun, result: &mut TierResult) 
         let ended_well = job.ended == Some(Ended::Well);
         if !ended_well || outcome.failed > 0 || !outcome.complete {
             progress_end(&format!("{} {} in {name} ({})", red("FAILED"), job.name, run.release));
-            println!("{}", outcome::failures(&job.output));
+            if !was_shown {
+                println!("{}", outcome::failures(&job.output));
+            }
         }
         if !outcome.complete || (!ended_well && outcome.failed == 0) {
             let how = match &job.ended {

@@ -314,7 +314,7 @@ fn a_way_that_carries_less_makes_its_routes_smaller_for_ten_minutes() {
         let said = PathMtu { mtu_bytes, at: Duration::from_secs(100) };
         fake.state().path_mtus.insert("198.51.100.2".parse().unwrap(), said);
     };
-    let mut check = |uptime_s: u64, far_mtu_bytes: u32, expected: &[&str]| {
+    let check = |uptime_s: u64, far_mtu_bytes: u32, expected: &[&str]| {
         fake.state().uptime = Duration::from_secs(uptime_s);
         let planned = run_ok(&dataplane, &wanted);
         assert_eq!(planned.len(), expected.len(), "{planned:#?}");

@@ -20,7 +20,7 @@ const KNOWN: [&str; 8] = [
 const MIN_GONE_AFTER_SECONDS: i64 = 30;
 
 /// The most blocks that a limit can be set to.
-const MAX_BLOCKS_PER_NODE: i64 = 1_000_000;
+const MAX_BLOCKS_PER_NODE: i64 = 65_536;
 
 /// Reads `spec` and fills in what was left out. `None` if anything is wrong.
 pub(super) fn read(findings: &mut Findings, top: &Fields<'_>, metadata: Metadata) -> Option<IpamConfig> {

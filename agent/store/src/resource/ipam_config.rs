@@ -41,7 +41,7 @@ pub struct IpamConfigSpec {
     pub enforce_selectors_on_request: bool,
     /// The most blocks of one family a node may own; left out: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kubernetes", schemars(range(min = 1, max = 1_000_000)))]
+    #[cfg_attr(feature = "kubernetes", schemars(range(min = 1, max = 65_536)))]
     pub max_blocks_per_node: Option<u32>,
     /// What a node does at that limit: `Fail` or `Borrow`.
     #[cfg_attr(feature = "kubernetes", schemars(extend("enum" = ["Fail", "Borrow"])))]

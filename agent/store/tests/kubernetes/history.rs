@@ -74,7 +74,7 @@ async fn a_store_that_was_restored_from_a_backup_is_noticed_and_read_anew() {
 
     let list = cluster.store.list::<IpPool>().await.unwrap();
     assert!(list.revision < current.revision);
-    assert_eq!(list.items, [kept.clone()]);
+    assert_eq!(list.items, std::slice::from_ref(&kept));
     // What was written since the backup is void: no compare-and-swap takes it for what is there.
     let stale = cluster.store.compare_and_swap(current.revision, pool("kept", 99)).await;
     assert!(

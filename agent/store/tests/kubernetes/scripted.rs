@@ -25,16 +25,16 @@ struct Answer {
     cut: bool,
 }
 
-fn answer(code: u16, body: impl ToString) -> Answer {
+fn answer(code: u16, body: &impl ToString) -> Answer {
     Answer { code, headers: "", body: body.to_string(), cut: false }
 }
 
-fn status(code: u16, reason: &str, details: Value) -> Answer {
+fn status(code: u16, reason: &str, details: &Value) -> Answer {
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason,
         "code": code, "details": details,
     });
-    answer(code, body)
+    answer(code, &body)
 }
 
 fn object(name: &str, revision: u64) -> Value {
@@ -47,7 +47,7 @@ fn object(name: &str, revision: u64) -> Value {
 
 fn page(items: &[Value], revision: u64, resume: &str) -> Answer {
     let metadata = json!({"resourceVersion": revision.to_string(), "continue": resume});
-    answer(200, json!({"kind": "IPPoolList", "metadata": metadata, "items": items}))
+    answer(200, &json!({"kind": "IPPoolList", "metadata": metadata, "items": items}))
 }
 
 /// A server with these answers, in order; the last one is given again and again. Requests are written down.
@@ -118,20 +118,20 @@ async fn serve(mut client: TcpStream, answers: Arc<Vec<Answer>>, requests: Arc<M
 async fn only_an_answer_about_the_object_settles_what_became_of_a_request() {
     let named = json!({"name": "a", "kind": "ippools"});
     let unavailable: Vec<Answer> = vec![
-        answer(429, "Too many requests, please try again later."),
-        status(429, "TooManyRequests", json!({"retryAfterSeconds": 1})),
-        status(500, "InternalError", json!({})),
-        status(503, "ServiceUnavailable", json!({})),
-        status(504, "Timeout", json!({})),
+        answer(429, &"Too many requests, please try again later."),
+        status(429, "TooManyRequests", &json!({"retryAfterSeconds": 1})),
+        status(500, "InternalError", &json!({})),
+        status(503, "ServiceUnavailable", &json!({})),
+        status(504, "Timeout", &json!({})),
         // Who we are, or what we may do, is not known to a server that has just started.
-        status(401, "Unauthorized", json!({})),
-        status(403, "Forbidden", named.clone()),
+        status(401, "Unauthorized", &json!({})),
+        status(403, "Forbidden", &named),
         // The kind is not served (yet): that says nothing of the object.
-        answer(404, "404 page not found"),
-        status(404, "NotFound", json!({})),
-        answer(200, "{\"kind\":\"IPPool\",\"metadata\":{\"na"),
-        Answer { cut: true, ..answer(200, object("a", 5)) },
-        Answer { cut: true, ..status(404, "NotFound", named.clone()) },
+        answer(404, &"404 page not found"),
+        status(404, "NotFound", &json!({})),
+        answer(200, &"{\"kind\":\"IPPool\",\"metadata\":{\"na"),
+        Answer { cut: true, ..answer(200, &object("a", 5)) },
+        Answer { cut: true, ..status(404, "NotFound", &named) },
     ];
     for answer in unavailable {
         let script = Script::start(vec![answer.clone()]).await;
@@ -149,9 +149,9 @@ async fn only_an_answer_about_the_object_settles_what_became_of_a_request() {
             script.requests().iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
         assert_eq!(methods, ["GET", "POST", "PUT", "GET"], "{answer:?}");
     }
-    let script = Script::start(vec![status(404, "NotFound", named)]).await;
+    let script = Script::start(vec![status(404, "NotFound", &named)]).await;
     assert_eq!(script.store.get::<IpPool>(&key("a")).await, Ok(None));
-    let script = Script::start(vec![status(422, "Invalid", json!({"name": "a"}))]).await;
+    let script = Script::start(vec![status(422, "Invalid", &json!({"name": "a"}))]).await;
     let refused = script.store.create(pool("a", 1)).await;
     assert!(matches!(refused, Err(StoreError::Internal { .. })), "{refused:?}");
 }
@@ -160,7 +160,7 @@ async fn only_an_answer_about_the_object_settles_what_became_of_a_request() {
 async fn a_list_whose_snapshot_is_gone_is_begun_anew() {
     let script = Script::start(vec![
         page(&[object("a", 3), object("b", 4)], 10, "token/1+="),
-        status(410, "Expired", json!({})),
+        status(410, "Expired", &json!({})),
         page(&[object("a", 3)], 20, "token-2"),
         page(&[object("c", 12)], 20, ""),
     ])
@@ -173,7 +173,7 @@ async fn a_list_whose_snapshot_is_gone_is_begun_anew() {
         .map(|more| format!("{path}{more} HTTP/1.1"));
     assert_eq!(script.requests(), expected);
 
-    let hopeless = Script::start(vec![status(410, "Expired", json!({}))]).await;
+    let hopeless = Script::start(vec![status(410, "Expired", &json!({}))]).await;
     hopeless.store.list::<IpPool>().await.unwrap_err();
     assert_eq!(hopeless.requests().len(), 6, "tries are bounded");
 }
@@ -183,7 +183,7 @@ async fn what_a_newer_version_wrote_is_read_and_large_nodes_are_reduced() {
     let mut newer = object("a", 3);
     newer["spec"]["shape"] = json!({"of": "things to come"});
     newer["metadata"]["managedFields"] = json!([{"manager": "x"}]);
-    let script = Script::start(vec![answer(200, newer)]).await;
+    let script = Script::start(vec![answer(200, &newer)]).await;
     let read = script.store.get::<IpPool>(&key("a")).await.unwrap().unwrap();
     assert_eq!((read.value.spec.cidr.as_str(), read.revision), ("10.0.0.0/24", Revision::new(3)));
 
@@ -200,7 +200,7 @@ async fn what_a_newer_version_wrote_is_read_and_large_nodes_are_reduced() {
         "status": {"addresses": addresses, "images": vec![image; 50]},
     });
     let list = json!({"metadata": {"resourceVersion": "9"}, "items": [node]});
-    let script = Script::start(vec![answer(200, list)]).await;
+    let script = Script::start(vec![answer(200, &list)]).await;
     let nodes = script.store.list::<Node>().await.unwrap();
     assert_eq!(nodes.items[0].value.addresses, ["192.0.2.1", "2001:db8::1"]);
     assert!(nodes.items[0].value.metadata.annotations.is_empty());
@@ -208,7 +208,7 @@ async fn what_a_newer_version_wrote_is_read_and_large_nodes_are_reduced() {
 
 /// A watch whose lines are these; the server hangs up behind them.
 fn lines(lines: &[Value]) -> Answer {
-    answer(200, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+    answer(200, &lines.iter().map(|line| format!("{line}\n")).collect::<String>())
 }
 
 fn event(kind: &str, object: &Value) -> Value {
@@ -217,7 +217,7 @@ fn event(kind: &str, object: &Value) -> Value {
 
 #[tokio::test]
 async fn a_watch_goes_on_behind_bookmarks_and_waits_as_long_as_it_is_asked_to() {
-    let overloaded = Answer { headers: "retry-after: 2\r\n", ..answer(429, "later") };
+    let overloaded = Answer { headers: "retry-after: 2\r\n", ..answer(429, &"later") };
     let gone =
         json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
     let script = Script::start(vec![

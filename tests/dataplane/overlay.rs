@@ -209,7 +209,7 @@ fn what_encapsulation_stands_on_is_repaired() {
     let check = |tamper: &dyn Fn(), by_repair: bool, expected: &[&str]| {
         tamper();
         let planned = if by_repair {
-            let report = pair.node.call(|dataplane| dataplane.repair());
+            let report = pair.node.call(Dataplane::repair);
             assert!(report.errors.is_empty(), "{report:#?}");
             report.planned
         } else {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use dataplane::{DesiredState, Event, Events, Peer, RemoteRange};
+use dataplane::{Dataplane, DesiredState, Event, Events, Peer, RemoteRange};
 use model::{Cidr, IpipMode};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -110,7 +110,7 @@ impl Scene {
     }
 
     fn repair_ok(&self) -> Vec<String> {
-        let report = self.node.call(|dataplane| dataplane.repair());
+        let report = self.node.call(Dataplane::repair);
         assert!(report.errors.is_empty(), "{:?} after {:#?}", report.errors, report.planned);
         report.planned
     }
@@ -197,7 +197,7 @@ fn the_router_towards_a_node_is_followed_as_it_changes() {
     assert_eq!(scene.way("10.77.3.1"), "192.0.2.1 up0");
     // No way at all: no route, and it is told which.
     scene.ip("route del default");
-    let report = scene.node.call(|dataplane| dataplane.repair());
+    let report = scene.node.call(Dataplane::repair);
     assert!(report.errors.is_empty(), "{report:?}");
     let unrouted: Vec<String> = report
         .unrouted
@@ -283,7 +283,7 @@ fn foreign_routes_and_nexthops_stay_as_they_are() {
     node.reconcile_ok(&node.desired(&[], &[]));
     assert_eq!(foreign(), before);
     assert!(!node.netns().ip("nexthop show").unwrap().contains("192.0.2.11"));
-    node.call(dataplane::Dataplane::remove_all).unwrap();
+    node.call(Dataplane::remove_all).unwrap();
     assert_eq!(foreign(), before);
 }
 
@@ -317,7 +317,7 @@ fn twenty_thousand_routes_over_five_thousand_nodes_come_drift_and_go() {
 /// Calls `repair` for every urgent event, as an agent does, until routes lead where they shall; how long that took.
 async fn repaired(scene: &Scene, events: &mut Events, started: Instant, done: impl Fn() -> bool) -> Duration {
     loop {
-        let event = timeout(Duration::from_secs(5), events.next()).await.expect("an event").unwrap();
+        let event = timeout(Duration::from_secs(5), events.next()).await.unwrap().unwrap();
         if event >= Event::Underlay {
             scene.node.call(|dataplane| drop(dataplane.repair()));
         }

@@ -5,7 +5,7 @@
 //! through it. What that one puts on the wire for a packet, and what it makes of one, is what is expected of ours.
 //!
 //! On a machine whose kernel has ipip it runs too, in network namespaces of its own; on others it fails.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests")]
 
 mod decapsulation;
 mod device;

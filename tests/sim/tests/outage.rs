@@ -1,5 +1,4 @@
 //! What a node does while the store is away, for as long as that takes.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ipam::Settings;
 use poolward_sim::scenario::{Event, PoolPlan, Scenario, What};

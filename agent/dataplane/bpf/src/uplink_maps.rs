@@ -88,7 +88,7 @@ impl UplinkMaps {
 
     pub(crate) fn fetch_ranges(&self) -> Result<BTreeMap<Cidr, RemoteRange>, BpfError> {
         let mut ranges = BTreeMap::new();
-        for entry in self.remote.iter() {
+        for entry in &self.remote {
             let (key, entry) = entry.kernel(|| "reading the remote ranges".to_owned())?;
             let prefix_len = u8::try_from(key.prefix_len()).ok();
             // Only keys that this crate wrote can be here.

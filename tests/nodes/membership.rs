@@ -84,9 +84,7 @@ fn traffic_goes_on_while_agents_are_dead_and_when_they_are_back() {
     let pods: Vec<Pod<'_>> = nodes.iter().map(|node| node.add(&["pods"])).collect();
     all_ping(&pods.iter().collect::<Vec<_>>(), &nodes.iter().collect::<Vec<_>>());
     // All that they have to do is done once the nodes have addresses of their own, too.
-    for (node, pod) in nodes.iter().zip(pods.iter().rev()) {
-        wait_until(SOON, "a ping from the node", || pings(node.netns(), pod.address()));
-    }
+    nodes.iter().for_each(Node::wait_for_own_address);
     let _server = EchoServer::start(&pods[1].netns, [7002]).unwrap();
     let to = SocketAddr::new(pods[1].address(), 7002);
     let lost = |when: &str| {

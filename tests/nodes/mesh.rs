@@ -100,12 +100,17 @@ fn between_pods(nodes: &[Node<'_>], pods: &[Pod<'_>]) {
 
 /// Between pods and the nodes themselves, their own and others.
 fn with_nodes(nodes: &[Node<'_>], pods: &[Pod<'_>]) {
+    nodes.iter().for_each(Node::wait_for_own_address);
     for pod in pods {
         for node in nodes {
             assert!(pings(&pod.netns, node.at.ipv4.into()), "{} to {}", pod.address(), node.at.name);
-            // A node takes its own address when there is somebody to reach.
-            let shown = || format!("{} to {}\n{}", node.at.name, pod.address(), routes(node));
-            wait_until(SOON, &shown(), || pings(node.netns(), pod.address()));
+            assert!(
+                pings(node.netns(), pod.address()),
+                "{} to {}\n{}",
+                node.at.name,
+                pod.address(),
+                routes(node)
+            );
         }
     }
     for (index, pod) in pods.iter().enumerate() {

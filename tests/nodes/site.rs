@@ -168,6 +168,13 @@ impl<'s> Node<'s> {
         self.ctl().json(&["status"]).unwrap()
     }
 
+    /// Waits until the node has an address of its own out of a pool, for what it sends to pods of encapsulated pools.
+    pub(crate) fn wait_for_own_address(&self) {
+        wait_until(SOON, &format!("{} has an address of its own", self.at.name), || {
+            self.netns().ip("route show proto 80").unwrap().contains(" src ")
+        });
+    }
+
     /// The plugin, told to take addresses of these pools.
     pub(crate) fn cni(&self, pools: &[&str]) -> Cni<'s> {
         let plugin = Binaries::find().unwrap().plugin;

@@ -36,7 +36,7 @@ fn a_nodes_own_sources_are_decapsulated_and_no_others() {
     check("an address lent to it", NODE_C, LENT, POD_A, None);
     check("its block that is not encapsulated", NODE_C, POD_C, POD_A, None);
     check("its own address out of a pool", NODE_B, INNER_B, POD_A, None);
-    check("its address on the underlay", NODE_B, NODE_B, POD_A, None);
+    check("its address on the underlay", NODE_B, NODE_B, POD_A, Some(Err("inner_source")));
     check("to the node itself", NODE_B, POD_B, LOCAL, None);
 
     check("another node's block", NODE_C, POD_B, POD_A, Some(Err("inner_source")));

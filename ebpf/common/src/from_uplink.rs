@@ -108,8 +108,8 @@ fn check_outer<P: Packet, T: Tables>(
     if !inner.is_ipv4() || !fits {
         return FromUplink::Drop(DropReason::InnerHeader);
     }
-    let own_address = inner.source() == outer.source() || peer.has_inner(inner.source());
-    let claim = if own_address {
+    // Not the node's address on the underlay: a pod's answer to that would leave as it is, outside protocol 4.
+    let claim = if peer.has_inner(inner.source()) {
         Claim::Own
     } else {
         claim_of(outer.source(), uplink.local, inner.source(), inner.destination(), tables)

@@ -314,6 +314,32 @@ fn twenty_thousand_routes_over_five_thousand_nodes_come_drift_and_go() {
     assert_eq!((count("route"), count("nexthop")), (16_000, 4000));
 }
 
+#[test]
+fn a_route_that_was_taken_away_is_back_by_its_event_before_anything_is_read() {
+    let scene = scene();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let restored = scene.node.call(|dataplane| {
+        runtime.block_on(async {
+            let mut events = dataplane.events().unwrap();
+            // Somebody else's comes and goes as well: that is none of ours to bring back.
+            scene.ip("route add 10.99.0.0/24 via 192.0.2.11 dev up0");
+            scene.ip("route del 10.99.0.0/24");
+            scene.ip("route del 10.77.1.0/26 proto 80");
+            let mut gone = Vec::new();
+            let victim = "10.77.1.0/26".parse().unwrap();
+            while !gone.contains(&victim) {
+                timeout(Duration::from_secs(5), events.next()).await.unwrap().unwrap();
+                gone.extend(events.take_gone());
+            }
+            dataplane.restore(&gone)
+        })
+    });
+    assert_eq!(restored, 1);
+    scene.check_ways();
+    assert_eq!(scene.repair_ok(), [""; 0]);
+    assert_eq!(scene.node.netns().ip("route show 10.99.0.0/24").unwrap(), "");
+}
+
 /// Calls `repair` for every urgent event, as an agent does, until routes lead where they shall; how long that took.
 async fn repaired(scene: &Scene, events: &mut Events, started: Instant, done: impl Fn() -> bool) -> Duration {
     loop {

@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
 
-use model::Identity;
+use model::{Cidr, Identity};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::AddressAttribute;
@@ -21,9 +21,9 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use rustix::io::Errno;
 
-use crate::kernel::KernelError;
 use crate::kernel::netlink::Messages;
 use crate::kernel::nexthop::Message;
+use crate::kernel::{KernelError, message};
 
 /// What changed, the least urgent first: of several at once the most urgent is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,8 @@ pub enum Event {
 /// A subscription to changes in one network namespace; ends when dropped.
 pub struct Events {
     source: Source,
+    /// Where routes led that were told to be gone, as far as they have not been taken.
+    gone: Vec<Cidr>,
 }
 
 enum Source {
@@ -80,7 +82,7 @@ impl Events {
             if let Err(error) = socket.socket_ref().set_rx_buf_sz(RECEIVE_BYTES) {
                 tracing::debug!(%error, "the event socket keeps its default receive buffer");
             }
-            Ok(Self { source: Source::Netlink(socket) })
+            Ok(Self { source: Source::Netlink(socket), gone: Vec::new() })
         };
         subscribe().map_err(|cause| {
             KernelError::io("subscribe to changes of links, addresses, routes and nexthops", cause)
@@ -94,9 +96,12 @@ impl Events {
     /// The socket broke; subscribe again.
     pub async fn next(&mut self) -> Result<Event, KernelError> {
         match &mut self.source {
-            Source::Netlink(socket) => poll_fn(|context| poll_next(socket, context)).await.map_err(|cause| {
-                KernelError::io("wait for changes of links, addresses, routes and nexthops", cause)
-            }),
+            Source::Netlink(socket) => {
+                let gone = &mut self.gone;
+                poll_fn(|context| poll_next(socket, gone, context)).await.map_err(|cause| {
+                    KernelError::io("wait for changes of links, addresses, routes and nexthops", cause)
+                })
+            }
             #[cfg(any(test, feature = "fake"))]
             Source::Fake(changed) => {
                 changed.notified().await;
@@ -105,20 +110,31 @@ impl Events {
         }
     }
 
+    /// Where the routes of the main table led that were told to be gone since this was asked last, whosever they were:
+    /// for [`Dataplane::restore`](crate::Dataplane::restore). At most 256; what is not told here, the run that
+    /// the event asks for finds.
+    pub fn take_gone(&mut self) -> Vec<Cidr> {
+        std::mem::take(&mut self.gone)
+    }
+
     /// A subscription to a kernel in memory, which has one subscriber at a time.
     #[cfg(any(test, feature = "fake"))]
     pub(crate) fn of_fake(changed: std::sync::Arc<tokio::sync::Notify>) -> Self {
-        Self { source: Source::Fake(changed) }
+        Self { source: Source::Fake(changed), gone: Vec::new() }
     }
 }
 
-fn poll_next(socket: &mut TokioSocket, context: &mut Context<'_>) -> Poll<io::Result<Event>> {
+fn poll_next(
+    socket: &mut TokioSocket,
+    gone: &mut Vec<Cidr>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Event>> {
     let mut worst = None;
     let mut bytes: Vec<u8> = Vec::with_capacity(64 * 1024);
     for _ in 0..DRAIN_MAX {
         bytes.clear();
         match socket.poll_recv(context, &mut bytes) {
-            Poll::Ready(Ok(())) => worst = worst.max(event_of(&bytes)),
+            Poll::Ready(Ok(())) => worst = worst.max(event_of(&bytes, gone)),
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Poll::Ready(Err(error)) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
                 worst = Some(Event::Overflow);
@@ -131,13 +147,20 @@ fn poll_next(socket: &mut TokioSocket, context: &mut Context<'_>) -> Poll<io::Re
     Poll::Ready(Ok(worst.unwrap_or(Event::Overflow)))
 }
 
+/// Most routes that are remembered as gone until they are asked for.
+pub(crate) const GONE_MAX: usize = 256;
+
 /// Most datagrams taken at once, so that a storm of changes does not keep the caller from its work.
 const DRAIN_MAX: usize = 4096;
 
 /// The most urgent change in a datagram. One that cannot be parsed counts as an overflow.
-fn event_of(bytes: &[u8]) -> Option<Event> {
+fn event_of(bytes: &[u8], gone: &mut Vec<Cidr>) -> Option<Event> {
     let event = |message| match message {
-        Ok(Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. })) => classify(&message),
+        Ok(Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. })) => {
+            let route = message::parse_gone_route(&message).filter(|_| gone.len() < GONE_MAX);
+            gone.extend(route.map(|route| route.destination));
+            classify(&message)
+        }
         Ok(Ok(_)) => None,
         Ok(Err(_)) | Err(_) => Some(Event::Overflow),
     };

@@ -67,7 +67,7 @@ const TOLD_MAX: usize = 16;
 pub(crate) struct Lost(BTreeSet<Thing>);
 
 impl Lost {
-    fn hinders(&self, op: &Op) -> bool {
+    pub(crate) fn hinders(&self, op: &Op) -> bool {
         !self.0.is_empty() && op.needs().any(|thing| self.0.contains(&thing))
     }
 

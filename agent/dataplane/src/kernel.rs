@@ -23,7 +23,7 @@ mod exec;
 #[cfg(any(test, feature = "fake"))]
 pub(crate) mod fake;
 mod linux;
-mod message;
+pub(crate) mod message;
 pub(crate) mod netlink;
 pub(crate) mod nexthop;
 mod nft;

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use model::{Handle, Identity, MarkLayout};
 
 use crate::desired::DesiredState;
-use crate::object::{Mac, NatState, Programs, Sysctl};
+use crate::object::{Mac, NatState, Programs, Route, Sysctl};
 use crate::op::Op;
 
 mod ids;
@@ -110,6 +110,8 @@ pub(crate) struct Plan {
     pub(crate) conflicts: Vec<String>,
     /// Ranges of other nodes that cannot be routed now.
     pub(crate) unrouted: Vec<Unrouted>,
+    /// Routes to other nodes, of own blocks and of closed ranges, as they shall be.
+    pub(crate) wanted: BTreeSet<Route>,
 }
 
 impl Plan {
@@ -140,7 +142,8 @@ pub(crate) fn plan(
     let routing = plan_routing(desired, &actual.ground, constants);
     plan.groups.extend(routing.before);
     plan.unrouted = routing.unrouted;
-    let mut wanted_routes = routing.wanted;
+    let mut wanted_routes = routing.wanted.clone();
+    plan.wanted = routing.wanted;
 
     let mut wanted_links = BTreeSet::new();
     for identity in &desired.pods {

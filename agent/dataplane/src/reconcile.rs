@@ -4,10 +4,11 @@
 //! [`Dataplane::repair`] reads only what routes stand on, and brings back the routes that the last reconciliation
 //! wanted: it starts no process and reads no map, so that it may follow every event at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
+use model::Cidr;
 use tokio::time::Instant;
 
 use crate::Dataplane;
@@ -29,6 +30,8 @@ const DEFAULT_MTU_BYTES: u32 = 1500;
 pub(crate) struct Remembered {
     desired: DesiredState,
     lost: Lost,
+    /// What the last run planned, whichever it was.
+    wanted: BTreeSet<Route>,
 }
 
 impl Dataplane {
@@ -89,7 +92,7 @@ impl Dataplane {
                 self.fetch_actual(desired).map(|(actual, _)| plan::plan(desired, &actual, &busy, constants));
             again.ok().map(|left| plan::ready_pools(&desired.pools, &left))
         };
-        *remembered = Some(remember(desired, lost));
+        *remembered = Some(remember(desired, lost, std::mem::take(&mut plan.wanted)));
         plan.conflicts.extend(conflict);
         prepared.groups.append(&mut plan.groups);
         let report = Report::of(&Plan { groups: prepared.groups, ..plan });
@@ -102,7 +105,9 @@ impl Dataplane {
     #[must_use]
     pub fn repair(&self) -> Report {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Remembered { desired, lost }) = remembered.as_mut() else { return Report::default() };
+        let Some(Remembered { desired, lost, wanted }) = remembered.as_mut() else {
+            return Report::default();
+        };
         let ground = match self.fetch_ground(&desired.peers) {
             Ok((ground, _)) => ground,
             Err(error) => return Report { errors: vec![error], ..Report::default() },
@@ -110,11 +115,32 @@ impl Dataplane {
         let routing = plan::plan_routing(desired, &ground, self.constants());
         let mut groups = routing.before;
         groups.extend(routing.after);
+        *wanted = routing.wanted;
         let plan = Plan { groups, unrouted: routing.unrouted, ..Plan::default() };
         // Only a reconciliation mends these; the rest is tried again.
         lost.retain(|thing| matches!(thing, Thing::Range(_) | Thing::Uplinks));
         let errors = interpreter::apply(self.kernel.as_ref(), &plan.groups, &mut lost.clone());
         self.finish(Report::of(&plan), errors)
+    }
+
+    /// Adds routes again that somebody took away, reading nothing: those that the last run wanted to these ranges. How
+    /// many came back. It is the quick half of a repair, not a repair: what also lost what it stands on, or was put in
+    /// another's place, is left to [`Dataplane::repair`], which has to follow.
+    pub fn restore(&self, gone: &[Cidr]) -> usize {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Remembered { wanted, lost, .. }) = remembered.as_ref() else { return 0 };
+        let gone: BTreeSet<Cidr> = gone.iter().copied().collect();
+        let routes = wanted.iter().filter(|route| gone.contains(&route.destination));
+        // Exclusive: whatever stands in the place by now is for the repair to judge.
+        let ops: Vec<Op> = routes
+            .map(|route| Op::AddRoute { route: *route, exclusive: true })
+            .filter(|op| !lost.hinders(op))
+            .collect();
+        let back = self.kernel.exec_each(&ops).into_iter().filter(Result::is_ok).count();
+        if back > 0 {
+            tracing::info!(routes = back, "routes that were taken away are back");
+        }
+        back
     }
 
     /// What takes off every route of ours, and what these stand on.
@@ -197,9 +223,9 @@ impl Dataplane {
 }
 
 /// What a repair needs; pods and pools are none of its business.
-fn remember(desired: &DesiredState, lost: Lost) -> Remembered {
+fn remember(desired: &DesiredState, lost: Lost, wanted: BTreeSet<Route>) -> Remembered {
     let desired = DesiredState { pools: Vec::new(), pods: Vec::new(), ..desired.clone() };
-    Remembered { desired, lost }
+    Remembered { desired, lost, wanted }
 }
 
 /// The configured interface, or that of the best of these default routes.

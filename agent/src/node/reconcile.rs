@@ -151,9 +151,15 @@ impl Reconciler {
 
     /// Brings back the routes that the last run wanted, at once: what a run reads and starts besides would have packets
     /// wait.
-    async fn repair(&self) {
+    ///
+    /// Routes that were merely taken away (to these ranges) come first: for them nothing has to be read.
+    async fn repair(&self, gone: Vec<Cidr>) {
         let shared = self.shared.clone();
-        let done = self.shared.kernel_work.run(move || shared.dataplane.repair()).await;
+        let repair = move || {
+            shared.dataplane.restore(&gone);
+            shared.dataplane.repair()
+        };
+        let done = self.shared.kernel_work.run(repair).await;
         let report = match done {
             Ok(report) => report,
             Err(error) => return warn!(%error, "routes are left to the next comparison"),
@@ -209,8 +215,9 @@ async fn watch_kernel(reconciler: Reconciler, stop: CancellationToken) {
                 None => return,
                 Some(Ok(event)) => {
                     debug!(?event, "the kernel changed");
+                    let gone = events.take_gone();
                     if event >= Event::Underlay {
-                        reconciler.repair().await;
+                        reconciler.repair(gone).await;
                     }
                     reconciler.want();
                 }

@@ -290,9 +290,19 @@ fn tunnel_of(infos: &[LinkInfo]) -> Tunnel {
     tunnel
 }
 
-/// What a route message says, or nothing if it is of another kind, table or family.
+/// What a message that a route is there says, or nothing if it is of another kind, table or family.
 pub(crate) fn parse_route(message: &Message) -> Option<Route> {
     let Message::Route(RouteNetlinkMessage::NewRoute(message)) = message else { return None };
+    route_of(message)
+}
+
+/// The route that a message says is gone.
+pub(crate) fn parse_gone_route(message: &Message) -> Option<Route> {
+    let Message::Route(RouteNetlinkMessage::DelRoute(message)) = message else { return None };
+    route_of(message)
+}
+
+fn route_of(message: &RouteMessage) -> Option<Route> {
     let (mut destination, mut gateway, mut ifindex) = (None, None, None);
     let (mut metric, mut plain) = (0, true);
     let (mut nexthop, mut source, mut mtu_bytes) = (None, None, 0);

@@ -2,11 +2,13 @@
 //!
 //! What may be admitted is decided in `ipam::registry`, for several at once in [`decide_admissions`].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipam::{Candidate, Registry};
 pub use store::change::decide_admissions;
-use store::resource::IpPoolRegistry;
+use store::resource::{IpPool, IpPoolRegistry};
 use store::retry::{self, Decision, Outcome, Patience, RetryError};
 use store::{Contact, Key, KeyError, Revision, Store, StoreError, Versioned};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,9 @@ const MAX_JITTER_MS: u64 = 500;
 
 /// How often it is looked whether the store answers. That asks nobody.
 const CONTACT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often the admission of pools is begun anew because the registry changed meanwhile.
+const ADMISSION_TRIES: usize = 8;
 
 /// How soon a try that failed is repeated.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -88,6 +93,80 @@ pub async fn update_registry<S: Store>(
 }
 
 impl<S: Store> Node<S> {
+    /// Pools without an entry in the registry that could be admitted, the older one first: it serves.
+    pub(super) fn waiting(&self) -> Vec<Candidate> {
+        let mut waiting: Vec<_> = {
+            let pools = self.world.pools.read();
+            pools.values().map(|object| (object.revision, object.value.metadata.name.clone())).collect()
+        };
+        waiting.sort();
+        let view = self.world.view();
+        waiting
+            .iter()
+            .filter_map(|(_, name)| view.pools.by_name(&name.parse().ok()?))
+            .filter(|pool| view.registry.entry(&pool.name).is_none() && pool.not_admitted.is_none())
+            .map(|pool| Candidate {
+                name: pool.name.clone(),
+                uid: pool.uid.clone(),
+                cidr: pool.cidr,
+                block_size: pool.block_size,
+            })
+            .collect()
+    }
+
+    /// Admits every pool that waits and can be.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn admit_waiting(&self) -> Result<(), RegistryWriteError> {
+        for _ in 0..ADMISSION_TRIES {
+            let candidates = self.waiting();
+            if candidates.is_empty() {
+                return Ok(());
+            }
+            if self.config.store.is_shared() {
+                self.protect(&candidates).await?;
+            }
+            // The registry first, then the pools, both live: a deletion takes the pool's object before its entry, so a
+            // pool that is there after an entry was seen to be missing has not been deleted. By a copy that lags it
+            // would be admitted again, and its blocks would be nobody's.
+            let seen = registry_of(self.store.get(&Key::named(IpPoolRegistry::NAME)?).await?.as_ref())?;
+            let candidates = self.living(candidates).await?;
+            let max_tag_id = self.config.mark_layout.max_tag_id();
+            let has_moved = Arc::new(AtomicBool::new(false));
+            let tell = has_moved.clone();
+            let admitted = update_registry(&self.store, move |registry| {
+                let moved = *registry != seen;
+                tell.store(moved, Ordering::Relaxed);
+                if moved { registry.clone() } else { decide_admissions(registry, &candidates, max_tag_id).0 }
+            });
+            if let Some(revision) = admitted.await? {
+                self.world.registry.reached(revision).await;
+                self.world.refresh();
+                return Ok(());
+            }
+            if !has_moved.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
+        // Others keep changing it: whoever sees the pools still waiting tries again.
+        Ok(())
+    }
+
+    /// Those whose objects are there, by a read of the store.
+    async fn living(&self, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, StoreError> {
+        let mut living = Vec::new();
+        for candidate in candidates {
+            let Ok(key) = Key::named(candidate.name.as_str()) else { continue };
+            let object = self.store.get::<IpPool>(&key).await?;
+            let lives = object.is_some_and(|object| {
+                object.uid == candidate.uid && !object.value.metadata.is_being_deleted()
+            });
+            living.extend(lives.then_some(candidate));
+        }
+        Ok(living)
+    }
+
     /// Admits pools that somebody else than an agent has put into the store, until `stop` fires. Every node sees them at
     /// once: each waits for a moment of its own, and most find the work done.
     pub async fn follow_admission(&self, stop: &CancellationToken) {

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::{Dataplane, DataplaneError, KernelPod, Mac};
-use ipam::Candidate;
 use ipam::protocol::{Fact, Nonce};
 use model::{BootTime, Handle, NodeName};
 use store::{Store, StoreError};
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Node;
-use super::admission::{RegistryWriteError, decide_admissions, update_registry};
+use super::admission::RegistryWriteError;
 use super::freshness::Fresh;
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
@@ -248,50 +247,6 @@ impl<S: Store> Node<S> {
             if let Err(error) = self.ledger().free(&handle, &self.world.view().pools, self.now()) {
                 error!(%handle, %error, "its addresses stay assigned");
             }
-        }
-        Ok(())
-    }
-
-    /// Pools without an entry in the registry that could be admitted, the older one first: it serves.
-    pub(super) fn waiting(&self) -> Vec<Candidate> {
-        let mut waiting: Vec<_> = {
-            let pools = self.world.pools.read();
-            pools.values().map(|object| (object.revision, object.value.metadata.name.clone())).collect()
-        };
-        waiting.sort();
-        let view = self.world.view();
-        waiting
-            .iter()
-            .filter_map(|(_, name)| view.pools.by_name(&name.parse().ok()?))
-            .filter(|pool| view.registry.entry(&pool.name).is_none() && pool.not_admitted.is_none())
-            .map(|pool| Candidate {
-                name: pool.name.clone(),
-                uid: pool.uid.clone(),
-                cidr: pool.cidr,
-                block_size: pool.block_size,
-            })
-            .collect()
-    }
-
-    /// Admits every pool that waits and can be.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub async fn admit_waiting(&self) -> Result<(), RegistryWriteError> {
-        let candidates = self.waiting();
-        if candidates.is_empty() {
-            return Ok(());
-        }
-        if self.config.store.is_shared() {
-            self.protect(&candidates).await?;
-        }
-        let max_tag_id = self.config.mark_layout.max_tag_id();
-        let admitted = update_registry(&self.store, move |registry| {
-            decide_admissions(registry, &candidates, max_tag_id).0
-        });
-        if let Some(revision) = admitted.await? {
-            self.world.registry.reached(revision).await;
-            self.world.refresh();
         }
         Ok(())
     }

@@ -34,8 +34,8 @@ impl<'s> Scene<'s> {
     /// Operations that the agent says it has done, without those by which programs settle in their time.
     fn operations(&self) -> Vec<String> {
         let log = self.node.site.log();
-        let of_line =
-            |line: &str| Some(line.split_once("brought the kernel in step operation=")?.1.to_owned());
+        let words = ["brought the kernel in step operation=", "repaired the routes operation="];
+        let of_line = |line: &str| words.iter().find_map(|w| Some(line.split_once(w)?.1.to_owned()));
         log.lines()
             .filter_map(of_line)
             .filter(|operation| !operation.contains("in the lasting way"))

@@ -80,5 +80,5 @@ fn what_another_schema_version_pinned_goes_once_all_is_attached_anew() {
     Run::new("bpftool").args(create).args(["name", "pw_drops"]).ok().unwrap();
     let _node = site.start();
     assert!(!older.exists());
-    assert!(site.files.pin_dir().join("v1").exists());
+    assert!(site.files.pin_dir().join(format!("v{}", dataplane::MAP_SCHEMA_VERSION)).exists());
 }

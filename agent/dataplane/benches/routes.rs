@@ -147,7 +147,7 @@ impl Node {
                     loop {
                         let event = events.next().await.unwrap();
                         let gone = events.take_gone();
-                        if event >= Event::Underlay && dataplane.restore(&gone) > 0 {
+                        if event >= Event::Underlay && !dataplane.restore(&gone).is_empty() {
                             break;
                         }
                     }

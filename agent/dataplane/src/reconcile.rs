@@ -123,12 +123,12 @@ impl Dataplane {
         self.finish(Report::of(&plan), errors)
     }
 
-    /// Adds routes again that somebody took away, reading nothing: those that the last run wanted to these ranges. How
-    /// many came back. It is the quick half of a repair, not a repair: what also lost what it stands on, or was put in
+    /// Adds routes again that somebody took away, reading nothing: those that the last run wanted to these ranges. One
+    /// text for each that is back. It is the quick half of a repair, not a repair: what also lost what it stands on, or was put in
     /// another's place, is left to [`Dataplane::repair`], which has to follow.
-    pub fn restore(&self, gone: &[Cidr]) -> usize {
+    pub fn restore(&self, gone: &[Cidr]) -> Vec<String> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Remembered { wanted, lost, .. }) = remembered.as_ref() else { return 0 };
+        let Some(Remembered { wanted, lost, .. }) = remembered.as_ref() else { return Vec::new() };
         let gone: BTreeSet<Cidr> = gone.iter().copied().collect();
         let routes = wanted.iter().filter(|route| gone.contains(&route.destination));
         // Exclusive: whatever stands in the place by now is for the repair to judge.
@@ -136,11 +136,8 @@ impl Dataplane {
             .map(|route| Op::AddRoute { route: *route, exclusive: true })
             .filter(|op| !lost.hinders(op))
             .collect();
-        let back = self.kernel.exec_each(&ops).into_iter().filter(Result::is_ok).count();
-        if back > 0 {
-            tracing::info!(routes = back, "routes that were taken away are back");
-        }
-        back
+        let results = self.kernel.exec_each(&ops);
+        ops.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(op, _)| op.to_string()).collect()
     }
 
     /// What takes off every route of ours, and what these stand on.

@@ -156,15 +156,15 @@ impl Reconciler {
     async fn repair(&self, gone: Vec<Cidr>) {
         let shared = self.shared.clone();
         let repair = move || {
-            shared.dataplane.restore(&gone);
-            shared.dataplane.repair()
+            let restored = shared.dataplane.restore(&gone);
+            (restored, shared.dataplane.repair())
         };
         let done = self.shared.kernel_work.run(repair).await;
-        let report = match done {
-            Ok(report) => report,
+        let (restored, report) = match done {
+            Ok(done) => done,
             Err(error) => return warn!(%error, "routes are left to the next comparison"),
         };
-        for planned in &report.planned {
+        for planned in restored.iter().chain(&report.planned) {
             info!(operation = planned, "repaired the routes");
         }
         for error in &report.errors {

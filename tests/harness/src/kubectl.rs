@@ -90,6 +90,15 @@ impl Kubectl {
         self.run_with(&["apply", "-f", "-"], manifests)
     }
 
+    /// As [`Kubectl::apply`], with nothing checked before the server does: what kubectl itself finds depends on whether
+    /// the server has published its schemas by then.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn apply_unchecked(&self, manifests: &str) -> Result<String> {
+        self.run_with(&["apply", "--validate=false", "-f", "-"], manifests)
+    }
+
     /// POST of one object to a path of the server, as it is: status included where the server takes it.
     ///
     /// # Errors

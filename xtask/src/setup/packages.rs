@@ -13,7 +13,7 @@ const PACKAGES: &[&str] =
     &["bpftool", "containernetworking-plugins", "ethtool", "g++", "iproute2", "iputils-ping", "nftables"];
 
 /// What a control plane and the tests around it call.
-const KUBERNETES_PACKAGES: &[&str] = &["etcd-client", "etcd-server", "iperf3", "openssl"];
+const KUBERNETES_PACKAGES: &[&str] = &["etcd-client", "etcd-server", "openssl"];
 
 /// What building Kubernetes takes.
 const KUBERNETES_BUILD_PACKAGES: &[&str] = &["golang-1.19-go", "make", "rsync"];

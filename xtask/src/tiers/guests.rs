@@ -31,7 +31,8 @@ const CHOSEN: &[(&str, &[&str])] = &[("dataplane", &["wiring::", "nat::"])];
 const LEFT_OUT: &[&str] = &[
     // What they are about is how soon something happens.
     "events::",
-    // Minutes of transfers between two nodes of ours; `vm` has those between ours and others.
+    // Minutes of transfers between two nodes of ours; `vm` has those between ours and others. One of them has failed on 6.1
+    // and is not explained yet (docs/design/guest-kernels.md).
     "underlay::",
 ];
 

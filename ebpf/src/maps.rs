@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::{
-    DropReason, Endpoint, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry,
-    Settings, Tables, TagEntry, TagKey, UplinkEntry, UplinkKey, mark,
+    DropReason, Endpoint, EndpointKey, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry,
+    RemoteEntry, Settings, Tables, TagEntry, TagKey, UplinkEntry, mark,
 };
 
 use crate::skb::Skb;
@@ -37,7 +37,7 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static TAGS: HashMap<TagKey, TagEntry, 1024> = HashMap::new();
 
 #[btf_map(name = "pw_uplinks")]
-static UPLINKS: HashMap<UplinkKey, UplinkEntry, 64> = HashMap::new();
+static UPLINKS: Array<UplinkEntry, { MAX_UPLINKS as usize }> = Array::new();
 
 #[btf_map(name = "pw_remote")]
 static REMOTE: LpmTrie<[u8; 4], RemoteEntry, 65536> = LpmTrie::new();
@@ -54,8 +54,16 @@ pub(crate) struct Kernel<'a>(pub(crate) &'a Skb<'a>);
 impl Tables for Kernel<'_> {
     #[inline(always)]
     fn uplink(&self) -> Option<UplinkEntry> {
-        // SAFETY: copied at once; a slot reused meanwhile costs one packet at most of an interface that goes.
-        unsafe { UPLINKS.get(UplinkKey { ifindex: self.0.ifindex() }) }.copied()
+        let ifindex = self.0.ifindex();
+        let mut at = 0;
+        while at < MAX_UPLINKS {
+            let entry = UPLINKS.get(at)?;
+            if entry.ifindex == ifindex {
+                return Some(*entry);
+            }
+            at += 1;
+        }
+        None
     }
 
     #[inline(always)]

@@ -6,7 +6,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::programs::TcContext;
 use ebpf_common::to_uplink::OUTER_LEN;
-use ebpf_common::{DropReason, Packet};
+use ebpf_common::verdict::ETHERNET_LEN;
+use ebpf_common::{DropReason, Header, Packet};
 
 /// What the kernel answers to flags that it does not know.
 const EINVAL: i64 = 22;
@@ -84,11 +85,7 @@ impl<'a> Skb<'a> {
     /// Puts an IPv4 header in front of the one that is there, such that the kernel can still cut an aggregate into
     /// its segments.
     #[inline(always)]
-    pub(crate) fn encapsulate(
-        &self,
-        offset: u32,
-        outer: &[u8; OUTER_LEN as usize],
-    ) -> Result<(), DropReason> {
+    pub(crate) fn encapsulate(&self, offset: u32, outer: &Header) -> Result<(), DropReason> {
         let flags = KEEP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64;
         let grown = self.context.adjust_room(OUTER_LEN as i32, BEHIND_MAC, flags);
         // What leaves has no checksum over the whole packet to be kept right.
@@ -138,6 +135,31 @@ impl Packet for Skb<'_> {
             return Some(unsafe { *(start as *const [u8; N]) });
         }
         None
+    }
+
+    #[inline(always)]
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let start = self.context.data() + offset as usize;
+        if start + N * 4 > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: within the linear part, as just compared. Words need not lie at multiples of four in a frame: the
+        // verifier lets through what the machine can read (else it refuses the program), and the instruction has no
+        // alignment of its own. `read_unaligned` would be read byte by byte.
+        Some(core::array::from_fn(
+            #[inline(always)]
+            |at| unsafe { *(start as *const u32).add(at) },
+        ))
+    }
+
+    #[inline(always)]
+    fn ethertype(&self) -> Option<u16> {
+        let start = self.context.data() + ETHERNET_LEN as usize - 2;
+        if start + 2 > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: as in `load_words`.
+        Some(u16::from_be(unsafe { *(start as *const u16) }))
     }
 
     #[inline(always)]

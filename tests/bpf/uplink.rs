@@ -237,11 +237,39 @@ fn everything_is_removed_with_the_rest() {
 }
 
 #[test]
+fn a_rule_takes_the_place_of_one_that_was_removed_and_no_more_are_taken_than_fit() {
+    let node = Node::new(AttachMode::Auto);
+    let mut bpf = node.open();
+    let rule = |number: u32| UplinkRule {
+        local: Ipv4Addr::from(0xc000_0200 + number),
+        decapsulate: number.is_multiple_of(2),
+    };
+    let (first, most) = (1_000, 16);
+    for number in 0..most {
+        bpf.set_uplink(first + number, rule(number)).unwrap();
+    }
+    let error = bpf.set_uplink(first + most, rule(most)).unwrap_err();
+    assert_eq!(error.to_string(), "map pw_uplinks is full at 16 entries: adding 1016");
+    bpf.set_uplink(first + 3, rule(30)).unwrap();
+    for _ in 0..2 {
+        bpf.interface_gone(first + 5).unwrap();
+    }
+    bpf.set_uplink(first + most, rule(most)).unwrap();
+    let rules: BTreeMap<_, _> =
+        bpf.uplinks().unwrap().into_iter().map(|(ifindex, state)| (ifindex, state.rule)).collect();
+    let expected = (0..=most).filter(|number| *number != 5).map(|number| {
+        let rule = if number == 3 { rule(30) } else { rule(number) };
+        (first + number, Some(rule))
+    });
+    assert_eq!(rules, expected.collect());
+}
+
+#[test]
 fn rules_of_the_uplink_are_dumped_with_the_names_of_their_fields() {
     let bench = Bench::between_nodes();
     let first = |name: &str| crate::dump::dump(bench.pin_dir(), name)[0]["formatted"].clone();
     let uplink = first("pw_uplinks");
-    assert_eq!((&uplink["key"]["ifindex"], &uplink["value"]["flags"]), (&bench.ifindex.into(), &1.into()));
+    assert_eq!((&uplink["value"]["ifindex"], &uplink["value"]["flags"]), (&bench.ifindex.into(), &1.into()));
     assert_eq!(uplink["value"]["local"], serde_json::json!([192, 0, 2, 1]));
     let remote = first("pw_remote");
     assert!(remote["key"]["prefix_len"].is_u64() && remote["value"]["node"].is_array(), "{remote}");

@@ -37,6 +37,9 @@ fn the_backend_is_chosen_by_what_the_kernel_can() {
     let links = netns.ip_json("link show").unwrap();
     let left: Vec<_> = links.as_array().unwrap().iter().filter_map(|link| link["ifname"].as_str()).collect();
     // Once the module is loaded, by whichever test is first, the kernel puts a tunl0 into every namespace by itself.
-    assert!(left.iter().all(|name| ["lo", "tunl0"].contains(name)), "something is left of the probe: {links}");
+    assert!(
+        left.iter().all(|name| ["lo", "tunl0"].contains(name)),
+        "something is left of the probe: {links}"
+    );
     netns.run(|| dataplane.remove_all()).unwrap().unwrap();
 }

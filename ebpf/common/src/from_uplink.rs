@@ -14,7 +14,7 @@
 
 use crate::dscp::{IPV4_REWRITE_LEN, rewrite_ipv4_tos};
 use crate::ipv4_header::{HEADER_LEN, Header, PLAIN, protocol};
-use crate::layout::UplinkEntry;
+use crate::layout::{RemoteEntry, UplinkEntry};
 use crate::path_mtu::{RELAYED_LEN, check_icmp};
 use crate::verdict::{ETHERNET_LEN, ethertype};
 use crate::{DropReason, Packet, Tables};
@@ -52,13 +52,12 @@ pub enum FromUplink {
 /// Decides about a frame. `vlan_present` says that it carries a tag beside its bytes: it is another network's.
 #[inline(always)]
 pub fn check_from_uplink<P: Packet, T: Tables>(packet: &P, vlan_present: bool, tables: &T) -> FromUplink {
-    if vlan_present || packet.load::<2>(ETHERNET_LEN - 2) != Some(ethertype::IPV4.to_be_bytes()) {
+    if vlan_present || packet.ethertype() != Some(ethertype::IPV4) {
         return FromUplink::Leave;
     }
-    let Some(header) = packet.load::<{ HEADER_LEN as usize }>(ETHERNET_LEN) else {
+    let Some(outer) = Header::load(packet, ETHERNET_LEN) else {
         return FromUplink::Leave;
     };
-    let outer = Header(header);
     let Some(uplink) = tables.uplink() else {
         return FromUplink::Leave;
     };
@@ -93,26 +92,32 @@ fn check_outer<P: Packet, T: Tables>(
     if outer.is_fragment() {
         return FromUplink::Drop(DropReason::OuterFragment);
     }
-    let Some(inner) = packet.load::<{ HEADER_LEN as usize }>(INNER_OFFSET) else {
+    let Some(inner) = Header::load(packet, INNER_OFFSET) else {
         return FromUplink::Drop(DropReason::Truncated);
     };
-    let inner = Header(inner);
     // Frames may be padded, so the packet may be shorter than its frame; never longer.
-    if outer.0[0] != PLAIN || outer.total_len() > packet.len() - ETHERNET_LEN || !outer.sums_up() {
+    if outer.first_byte() != PLAIN || outer.total_len() > packet.len() - ETHERNET_LEN || !outer.sums_up() {
         return FromUplink::Drop(DropReason::OuterHeader);
     }
-    let Some(peer) = tables.peer(outer.source()) else {
-        return FromUplink::Drop(DropReason::UnknownNode);
-    };
     let fits = inner.total_len() >= inner.header_len() && inner.total_len() + HEADER_LEN <= outer.total_len();
     if !inner.is_ipv4() || !fits {
         return FromUplink::Drop(DropReason::InnerHeader);
     }
-    // Not the node's address on the underlay: a pod's answer to that would leave as it is, outside protocol 4.
-    let claim = if peer.has_inner(inner.source()) {
+    let range = tables.range_of(inner.source());
+    let node = outer.source();
+    // Ranges are of known nodes, and of this one, so that in the usual case the node need not be looked up.
+    let claim = if node != uplink.local && range.is_some_and(|range| range.node == node) {
         Claim::Own
     } else {
-        claim_of(outer.source(), uplink.local, inner.source(), inner.destination(), tables)
+        let Some(peer) = tables.peer(node) else {
+            return FromUplink::Drop(DropReason::UnknownNode);
+        };
+        // Not the node's address on the underlay: a pod's answer to that would leave as it is, outside protocol 4.
+        if peer.has_inner(inner.source()) {
+            Claim::Own
+        } else {
+            claim_of(node, uplink.local, range, &inner, tables)
+        }
     };
     let count = match claim {
         Claim::Own => None,
@@ -150,22 +155,23 @@ enum Claim {
 fn claim_of<T: Tables>(
     node: [u8; 4],
     local: [u8; 4],
-    source: [u8; 4],
-    destination: [u8; 4],
+    range: Option<RemoteEntry>,
+    inner: &Header,
     tables: &T,
 ) -> Claim {
-    let Some(range) = tables.range_of(source) else {
-        return if tables.in_pool(source) { Claim::Uncovered } else { Claim::None };
+    let Some(range) = range else {
+        return if tables.in_pool(inner.source()) { Claim::Uncovered } else { Claim::None };
     };
-    if range.node == node {
-        return Claim::Own;
-    }
     // Nobody else sends from what is served here.
     if range.node == local {
         return Claim::None;
     }
     let owns = |address| tables.block_of(address).is_some_and(|block| block.node == node);
-    if (range.is_single() && owns(source)) || owns(destination) { Claim::OwnerRelay } else { Claim::None }
+    if (range.is_single() && owns(inner.source())) || owns(inner.destination()) {
+        Claim::OwnerRelay
+    } else {
+        Claim::None
+    }
 }
 
 /// The ECN bits to deliver (RFC 6040, figure 4); `None`: drop.
@@ -201,8 +207,16 @@ mod tests {
     #[test]
     fn who_may_send_from_what() {
         let check = |node, source, destination, expected| {
-            let claim = claim_of(node, LOCAL, source, destination, &Fake::DEFAULT);
-            assert_eq!(claim, expected, "{node:?} from {source:?} to {destination:?}");
+            let inner = frame(17, source, destination, &[])[14..].to_vec();
+            let counted = |reason| FromUplink::Decapsulate { rewrite: None, count: Some(reason) };
+            let expected = match expected {
+                Claim::Own => FromUplink::Decapsulate { rewrite: None, count: None },
+                Claim::OwnerRelay => counted(DropReason::OwnerRelay),
+                Claim::Uncovered => counted(DropReason::UncoveredSource),
+                Claim::None => FromUplink::Drop(DropReason::InnerSource),
+            };
+            let verdict = verdict(&frame(4, node, LOCAL, &inner));
+            assert_eq!(verdict, expected, "{node:?} from {source:?} to {destination:?}");
         };
         check(NODE_B, FAR, POD, Claim::Own);
         check(NODE_C, LENT, POD, Claim::Own);
@@ -263,20 +277,20 @@ mod tests {
             inner[15] = tos;
             let mut header = [0; 20];
             header.copy_from_slice(&inner[14..34]);
-            let header = Header(header).summed();
+            let header = crate::tables::fake::summed(header);
             inner[14..34].copy_from_slice(&header);
             let mut whole = frame(4, NODE_B, LOCAL, &inner[14..]);
             let mut outer = [0; 20];
             outer.copy_from_slice(&whole[14..34]);
             outer[1] = outer_ecn;
-            whole[14..34].copy_from_slice(&Header(outer).summed());
+            whole[14..34].copy_from_slice(&crate::tables::fake::summed(outer));
             match verdict(&whole) {
                 FromUplink::Decapsulate { rewrite, .. } => {
                     let mut after = header;
                     if let Some(head) = rewrite {
                         after[..12].copy_from_slice(&head);
                     }
-                    prop_assert!(Header(after).sums_up());
+                    prop_assert!(Header::from_bytes(after).sums_up());
                     prop_assert_eq!(after[1] >> 2, tos >> 2);
                     prop_assert_eq!(Some(after[1] & 3), ecn_inside(outer_ecn, tos & 3));
                 }

@@ -28,6 +28,13 @@ pub(crate) enum SourceKind {
     Unspecified,
 }
 
+/// The bytes of an address that was read as words.
+#[inline(always)]
+pub(crate) fn bytes_of([a, b, c, d]: [u32; 4]) -> [u8; 16] {
+    let high = |word: u32, at: u32| u128::from(u32::from_be(word)) << at;
+    (high(a, 96) | high(b, 64) | high(c, 32) | high(d, 0)).to_be_bytes()
+}
+
 /// The source must be the pod's or link-local; `::` passes for duplicate address detection and multicast
 /// listener reports. ICMPv6 goes on to [`check_message`].
 ///
@@ -38,9 +45,10 @@ pub(crate) fn check_ipv6<P: Packet>(packet: &P, endpoint: &Endpoint) -> Verdict 
     let Some(fixed) = packet.load::<8>(ETHERNET_LEN) else {
         return Verdict::Drop(DropReason::Truncated);
     };
-    let Some(source) = packet.load::<16>(ETHERNET_LEN + 8) else {
+    let Some(source) = packet.load_words(ETHERNET_LEN + 8) else {
         return Verdict::Drop(DropReason::Truncated);
     };
+    let source = bytes_of(source);
     if packet.len() < ETHERNET_LEN + HEADER_LEN {
         return Verdict::Drop(DropReason::Truncated);
     }

@@ -163,37 +163,30 @@ pub struct Settings {
     pub reserved: u32,
 }
 
-/// Key of the uplink map: an interface that leads to the other nodes.
+/// What is done at an uplink, an interface that leads to the other nodes: an element of the uplink array, which is looked
+/// through for the interface. Nodes have one, seldom two, and the first element is found without a call.
 ///
 /// ```text
-///  0            4
-///  +------------+
-///  | ifindex    |
-///  +------------+
+///  0            4            8            12           16
+///  +------------+------------+------------+------------+
+///  | ifindex    | local      | flags      | reserved   |
+///  +------------+------------+------------+------------+
 /// ```
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UplinkKey {
-    /// Interface index in the node's network namespace.
-    pub ifindex: u32,
-}
-
-/// What is done at an uplink.
-///
-/// ```text
-///  0            4            8
-///  +------------+------------+
-///  | local      | flags      |
-///  +------------+------------+
-/// ```
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UplinkEntry {
+    /// Interface index in the node's network namespace; 0: the element is free. Written last.
+    pub ifindex: u32,
     /// Where outer headers come from, and the only address that they are accepted for.
     pub local: [u8; 4],
     /// [`UplinkEntry::DECAPSULATE`].
     pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+/// How many uplinks there can be.
+pub const MAX_UPLINKS: u32 = 16;
 
 impl UplinkEntry {
     /// Take outer headers away; without it they are only checked.
@@ -336,8 +329,8 @@ impl TagEntry {
 }
 
 const _: () = {
-    assert!(size_of::<UplinkKey>() == 4 && size_of::<PeerKey>() == 4 && size_of::<TagEntry>() == 4);
-    assert!(size_of::<UplinkEntry>() == 4 + 4 && size_of::<PeerEntry>() == 4 + 4);
+    assert!(size_of::<PeerKey>() == 4 && size_of::<TagEntry>() == 4);
+    assert!(size_of::<UplinkEntry>() == 4 * 4 && size_of::<PeerEntry>() == 4 + 4);
     assert!(size_of::<RemoteEntry>() == 4 + 4 && align_of::<RemoteEntry>() == 4);
     assert!(size_of::<PathMtu>() == 4 + 4 + 8 && align_of::<PathMtu>() == 8);
     assert!(size_of::<EndpointKey>() == 4);

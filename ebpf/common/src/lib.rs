@@ -32,9 +32,10 @@ pub mod verdict;
 
 pub use drop_reason::DropReason;
 pub use from_uplink::{FromUplink, check_from_uplink};
+pub use ipv4_header::Header;
 pub use layout::{
-    Endpoint, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry, Settings,
-    TagEntry, TagKey, UplinkEntry, UplinkKey,
+    Endpoint, EndpointKey, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry,
+    Settings, TagEntry, TagKey, UplinkEntry,
 };
 pub use packet::{NEAR_LEN, Packet, SlicePacket};
 pub use tables::Tables;
@@ -43,7 +44,7 @@ pub use verdict::{Source, Verdict, check_from_pod};
 
 /// Version of everything in [`layout`] and of the meaning of the maps, part of the pin path. Raised whenever a
 /// newer agent could not use the maps of an older one as they stand.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Names of the maps in the kernel. At most 15 characters: the kernel cuts there.
 pub mod map_name {

@@ -12,7 +12,14 @@ pub trait Packet {
     /// [`NEAR_LEN`]` - N`: the kernel's verifier must see where it reads.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// The same for any `offset`.
+    /// The `N` words from `offset` on, each as the machine reads it where it lies: `to_ne_bytes` gives the frame's
+    /// bytes. As [`Packet::load`], and cheaper: the compiler reads bytes one by one.
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+
+    /// The EtherType: the two bytes before the end of the Ethernet header.
+    fn ethertype(&self) -> Option<u16>;
+
+    /// As [`Packet::load`] for any `offset`.
     fn load_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
     /// Whether there is no byte at all.
@@ -32,6 +39,19 @@ impl Packet for SlicePacket<'_> {
 
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.load_far(offset)
+    }
+
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let bytes = self.0.get(offset as usize..)?.get(..N * 4)?;
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        Some(words)
+    }
+
+    fn ethertype(&self) -> Option<u16> {
+        self.load(crate::verdict::ETHERNET_LEN - 2).map(u16::from_be_bytes)
     }
 
     fn load_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {

@@ -21,7 +21,7 @@
 //! to hold the inner header and eight bytes behind it leaves the MTU to be kept by node.
 
 use crate::from_uplink::FromUplink;
-use crate::ipv4_header::{DONT_FRAGMENT, HEADER_LEN, Header, PLAIN, folded, protocol, sum_of};
+use crate::ipv4_header::{Fields, HEADER_LEN, Header, PLAIN, folded, protocol, sum_of};
 use crate::verdict::ETHERNET_LEN;
 use crate::{Packet, Tables};
 
@@ -54,15 +54,18 @@ pub(crate) fn check_icmp<P: Packet, T: Tables>(packet: &P, header: &Header, tabl
     if icmp[0] != UNREACHABLE || icmp[1] != FRAGMENTATION_NEEDED {
         return FromUplink::Leave;
     }
-    if header.0[0] != PLAIN || header.is_fragment() || header.total_len() > packet.len() - ETHERNET_LEN {
+    if header.first_byte() != PLAIN
+        || header.is_fragment()
+        || header.total_len() > packet.len() - ETHERNET_LEN
+    {
         return FromUplink::Leave;
     }
     let Some(quoted) = packet.load_far::<{ HEADER_LEN as usize }>(QUOTED_OUTER_OFFSET) else {
         return FromUplink::Leave;
     };
-    let outer = Header(quoted);
+    let outer = Header::from_bytes(quoted);
     let node = outer.destination();
-    let ours = outer.0[0] == PLAIN
+    let ours = outer.first_byte() == PLAIN
         && outer.protocol() == protocol::IPIP
         && outer.source() == header.destination()
         && tables.peer(node).is_some();
@@ -74,7 +77,7 @@ pub(crate) fn check_icmp<P: Packet, T: Tables>(packet: &P, header: &Header, tabl
     let Some(inner) = packet.load_far::<{ HEADER_LEN as usize }>(QUOTED_INNER_OFFSET) else {
         return kept;
     };
-    let inner = Header(inner);
+    let inner = Header::from_bytes(inner);
     let quote_end = QUOTED_INNER_OFFSET - ETHERNET_LEN + inner.header_len() + QUOTED_PAYLOAD_LEN;
     if !inner.is_ipv4() || header.total_len() < quote_end {
         return kept;
@@ -95,18 +98,17 @@ fn relayed(
     sender: [u8; 4],
     mtu_bytes: u32,
 ) -> [u8; RELAYED_LEN] {
-    let mut new = *header;
-    let [len_high, len_low] = ((header.total_len() - HEADER_LEN) as u16).to_be_bytes();
-    new.0[2] = len_high;
-    new.0[3] = len_low;
-    new.0[6] = header.0[6] & DONT_FRAGMENT;
-    new.0[8] = TTL;
-    let [d0, d1, d2, d3] = sender;
-    new.0[16] = d0;
-    new.0[17] = d1;
-    new.0[18] = d2;
-    new.0[19] = d3;
-    let new = new.summed();
+    let new = Header::of(&Fields {
+        tos: header.tos(),
+        total_len: header.total_len() - HEADER_LEN,
+        id: header.id(),
+        dont_fragment: header.dont_fragment(),
+        ttl: TTL,
+        protocol: header.protocol(),
+        source: header.source(),
+        destination: sender,
+    });
+    let new = new.to_bytes();
 
     let [mtu_high, mtu_low] = ((mtu_bytes - HEADER_LEN) as u16).to_be_bytes();
     let mut out = [0; RELAYED_LEN];
@@ -117,7 +119,7 @@ fn relayed(
     }
     // No length of the quote (RFC 4884): what comes behind it counts as quoted.
     let new_icmp = [UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0, mtu_high, mtu_low];
-    let checksum = without(icmp, &quoted_outer.0, &new_icmp).to_be_bytes();
+    let checksum = without(icmp, &quoted_outer.to_bytes(), &new_icmp).to_be_bytes();
     out[20] = UNREACHABLE;
     out[21] = FRAGMENTATION_NEEDED;
     out[22] = checksum[0];

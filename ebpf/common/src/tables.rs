@@ -49,7 +49,12 @@ pub(crate) mod fake {
 
     impl Fake {
         pub(crate) const DEFAULT: Self = Self {
-            uplink: Some(UplinkEntry { local: LOCAL, flags: UplinkEntry::DECAPSULATE }),
+            uplink: Some(UplinkEntry {
+                ifindex: 1,
+                local: LOCAL,
+                flags: UplinkEntry::DECAPSULATE,
+                reserved: 0,
+            }),
             copies_dscp: false,
             id: 0x1234,
         };
@@ -110,7 +115,14 @@ pub(crate) mod fake {
         let mut header = [0x45, 0, high, low, 0, 7, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         header[12..16].copy_from_slice(&source);
         header[16..].copy_from_slice(&destination);
-        let header = crate::ipv4_header::Header(header).summed();
-        [&[2; 12][..], &[8, 0], &header, rest].concat()
+        [&[2; 12][..], &[8, 0], &summed(header), rest].concat()
+    }
+
+    /// A header of twenty bytes with its checksum in its place, whatever was there.
+    pub(crate) fn summed(mut header: [u8; 20]) -> [u8; 20] {
+        header[10..12].fill(0);
+        let sum = !crate::ipv4_header::folded(crate::ipv4_header::sum_of(&header));
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        header
     }
 }

@@ -10,7 +10,7 @@
 //! identification even with DF, code point 0 unless the pool asks for its own, and of the ECN bits the inner ones, but
 //! "congestion experienced" becomes ECT(0).
 
-use crate::ipv4_header::{DONT_FRAGMENT, HEADER_LEN, Header, PLAIN, protocol};
+use crate::ipv4_header::{Fields, HEADER_LEN, Header, protocol};
 use crate::verdict::{ETHERNET_LEN, ethertype};
 use crate::{DropReason, Packet, Tables};
 
@@ -28,19 +28,18 @@ pub enum ToUplink {
     /// Drop and count.
     Drop(DropReason),
     /// Put this header in front.
-    Encapsulate([u8; OUTER_LEN as usize]),
+    Encapsulate(Header),
 }
 
 /// Decides about a frame. `vlan_present` says that it carries a tag beside its bytes: it is another network's.
 #[inline(always)]
 pub fn check_to_uplink<P: Packet, T: Tables>(packet: &P, vlan_present: bool, tables: &T) -> ToUplink {
-    if vlan_present || packet.load::<2>(ETHERNET_LEN - 2) != Some(ethertype::IPV4.to_be_bytes()) {
+    if vlan_present || packet.ethertype() != Some(ethertype::IPV4) {
         return ToUplink::Leave;
     }
-    let Some(header) = packet.load::<{ HEADER_LEN as usize }>(ETHERNET_LEN) else {
+    let Some(inner) = Header::load(packet, ETHERNET_LEN) else {
         return ToUplink::Leave;
     };
-    let inner = Header(header);
     let range = match tables.range_of(inner.destination()) {
         Some(range) if range.encapsulates() => range,
         _ => return ToUplink::Leave,
@@ -66,46 +65,21 @@ pub fn check_to_uplink<P: Packet, T: Tables>(packet: &P, vlan_present: bool, tab
 
 /// The header in front of `inner`.
 #[inline(always)]
-fn outer_header(
-    inner: &Header,
-    local: [u8; 4],
-    node: [u8; 4],
-    copy_dscp: bool,
-    id: u16,
-) -> [u8; OUTER_LEN as usize] {
+fn outer_header(inner: &Header, local: [u8; 4], node: [u8; 4], copy_dscp: bool, id: u16) -> Header {
     const CONGESTED: u8 = 3;
     const ECT_0: u8 = 2;
     let ecn = if inner.ecn() == CONGESTED { ECT_0 } else { inner.ecn() };
     let dscp = if copy_dscp { inner.tos() & 0xfc } else { 0 };
-    let [len_high, len_low] = ((inner.total_len() + OUTER_LEN) as u16).to_be_bytes();
-    let [id_high, id_low] = id.to_be_bytes();
-    let dont_fragment = inner.0[6] & DONT_FRAGMENT;
-    let ttl = inner.0[8];
-    let [s0, s1, s2, s3] = local;
-    let [d0, d1, d2, d3] = node;
-    Header([
-        PLAIN,
-        dscp | ecn,
-        len_high,
-        len_low,
-        id_high,
-        id_low,
-        dont_fragment,
-        0,
-        ttl,
-        protocol::IPIP,
-        0,
-        0,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ])
-    .summed()
+    Header::of(&Fields {
+        tos: dscp | ecn,
+        total_len: inner.total_len() + OUTER_LEN,
+        id,
+        dont_fragment: inner.dont_fragment(),
+        ttl: inner.ttl(),
+        protocol: protocol::IPIP,
+        source: local,
+        destination: node,
+    })
 }
 
 #[cfg(test)]
@@ -143,7 +117,7 @@ mod tests {
             match verdict(&whole, Fake::DEFAULT) {
                 ToUplink::Encapsulate(outer) => {
                     assert!(fits, "{total_len}");
-                    assert_eq!(outer[2..4], [0xff, 0xff]);
+                    assert_eq!(outer.to_bytes()[2..4], [0xff, 0xff]);
                 }
                 other => {
                     assert_eq!((other, fits), (ToUplink::Drop(DropReason::TooLong), false), "{total_len}");
@@ -180,7 +154,8 @@ mod tests {
             let ToUplink::Encapsulate(outer) = verdict(&whole, Fake { copies_dscp, id, ..Fake::DEFAULT }) else {
                 return Err(TestCaseError::fail("not encapsulated"));
             };
-            prop_assert!(Header(outer).sums_up());
+            prop_assert!(outer.sums_up());
+            let outer = outer.to_bytes();
             prop_assert_eq!(outer[0], 0x45);
             prop_assert_eq!(outer[1] >> 2, if copies_dscp { tos >> 2 } else { 0 });
             prop_assert_eq!(outer[1] & 3, if tos & 3 == 3 { 2 } else { tos & 3 });

@@ -3,7 +3,7 @@
 
 use crate::layout::{
     Endpoint, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry, Settings,
-    TagEntry, TagKey, UplinkEntry, UplinkKey,
+    TagEntry, TagKey, UplinkEntry,
 };
 
 // SAFETY: `repr(C)`, `Copy`, without padding (asserted in `layout`), and every bit pattern is a value.
@@ -18,8 +18,6 @@ unsafe impl aya::Pod for TagKey {}
 unsafe impl aya::Pod for PoolCounters {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Settings {}
-// SAFETY: as above.
-unsafe impl aya::Pod for UplinkKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for UplinkEntry {}
 // SAFETY: as above.

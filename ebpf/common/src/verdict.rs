@@ -12,7 +12,7 @@
 
 use crate::arp::check_arp;
 use crate::ipv4::check_ipv4;
-use crate::ipv6::check_ipv6;
+use crate::ipv6::{bytes_of, check_ipv6};
 use crate::layout::Endpoint;
 use crate::{DropReason, Packet};
 
@@ -61,10 +61,10 @@ pub fn check_from_pod<P: Packet>(packet: &P, vlan_present: bool, endpoint: &Endp
     if vlan_present {
         return Verdict::Drop(DropReason::Vlan);
     }
-    let Some(kind) = packet.load::<2>(ETHERNET_LEN - 2) else {
+    let Some(kind) = packet.ethertype() else {
         return Verdict::Drop(DropReason::Truncated);
     };
-    match u16::from_be_bytes(kind) {
+    match kind {
         ethertype::IPV4 => check_ipv4(packet, endpoint),
         ethertype::IPV6 => check_ipv6(packet, endpoint),
         ethertype::ARP => check_arp(packet, endpoint),
@@ -87,12 +87,15 @@ pub enum Destination {
 /// Reads the destination for counting; decides nothing.
 #[inline(always)]
 pub fn destination_of<P: Packet>(packet: &P) -> Destination {
-    let Some(kind) = packet.load::<2>(ETHERNET_LEN - 2) else {
-        return Destination::None;
-    };
-    match u16::from_be_bytes(kind) {
-        ethertype::IPV4 => packet.load(ETHERNET_LEN + 16).map_or(Destination::None, Destination::V4),
-        ethertype::IPV6 => packet.load(ETHERNET_LEN + 24).map_or(Destination::None, Destination::V6),
+    match packet.ethertype() {
+        Some(ethertype::IPV4) => {
+            let word = packet.load_words(ETHERNET_LEN + 16);
+            word.map_or(Destination::None, |[address]| Destination::V4(address.to_ne_bytes()))
+        }
+        Some(ethertype::IPV6) => {
+            let words = packet.load_words(ETHERNET_LEN + 24);
+            words.map_or(Destination::None, |words| Destination::V6(bytes_of(words)))
+        }
         _ => Destination::None,
     }
 }

@@ -1,8 +1,8 @@
 //! What it costs to carry a pod's packets from one node to another: by routing alone, by our programs with the tag and
 //! the outer header, and by a vxlan device of the kernel. Prints JSON.
 //!
-//! Each way has two node namespaces joined by a veth pair and a pod on either; everything runs on one CPU, so that
-//! what is measured is work and not who happens to run where. The ways take short turns, many of them in each round, so
+//! Each way has two node namespaces joined by a veth pair and a pod on either; nodes track connections, as those of
+//! Kubernetes do. Everything runs on one CPU, so that what is measured is work and not who happens to run where. The ways take short turns, many of them in each round, so
 //! that whatever else the machine does hits all of them alike.
 //!
 //! * `tcp_bytes_per_s`: one TCP connection, segmentation left to the last device.
@@ -10,7 +10,7 @@
 //!   every packet is MTU-sized, and summed up by the CPU.
 //! * `tcp_rr_per_s`: requests and responses of one byte, one after the other.
 //!
-//! Needs root, iproute2, ethtool and a bpffs. Its namespaces and pins are removed at the end.
+//! Needs root, iproute2, nftables, ethtool and a bpffs. Its namespaces and pins are removed at the end.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -23,6 +23,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{NetNs, Run};
 use model::TagId;
 use poolward_bpf::{Bpf, Endpoint, OpenOptions, PeerRule, PoolRule, RemoteRange, UplinkRule};
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Map, Value, json};
 
@@ -74,7 +75,6 @@ impl Way {
 
 fn main() -> Result<()> {
     let cpu = pin_to_one_cpu()?;
-    run_before_others()?;
     let pin_dirs = [1, 2].map(|n| PathBuf::from(format!("/sys/fs/bpf/{NAME}-{}-{n}", std::process::id())));
     let measured = measure_all(&pin_dirs);
     for dir in &pin_dirs {
@@ -95,12 +95,6 @@ fn pin_to_one_cpu() -> Result<usize> {
     one.set(cpu);
     sched_setaffinity(None, &one).context("pinning to one CPU")?;
     Ok(cpu)
-}
-
-/// What else wants that CPU waits: builds and other tests would be measured instead. Inherited by threads, too.
-fn run_before_others() -> Result<()> {
-    let id = std::process::id().to_string();
-    Run::new("chrt").args(["--fifo", "--pid", "1", &id]).ok().map(drop).context("raising the priority")
 }
 
 fn measure_all(pin_dirs: &[PathBuf; 2]) -> Result<Map<String, Value>> {
@@ -307,6 +301,9 @@ impl Track {
             "link set eth0 up\naddr add {address}/32 dev eth0\nroute add 169.254.1.1 dev eth0\n\
              neigh add 169.254.1.1 lladdr {mac} dev eth0\nroute add default via 169.254.1.1\n"
         ))?;
+        // As on every node with Services: connections are tracked, and looked up for NAT.
+        let chain = "add chain ip nat postrouting { type nat hook postrouting priority srcnat; }";
+        Run::new("nft").args([&format!("add table ip nat; {chain}")]).ok_in(node)?;
         // After a pause between turns a connection goes on as fast as before.
         pod.set_sysctl("ipv4/tcp_slow_start_after_idle", "0")?;
         node.set_sysctl("ipv4/ip_forward", "1")
@@ -387,6 +384,8 @@ impl Track {
         let (server, _) = listener.accept().context("accepting")?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
+            // The kernel's default; where the machine's is one that paces by itself, the pacing would be measured.
+            set_tcp_congestion(stream, "cubic").context("choosing cubic")?;
             // Others have their turns meanwhile.
             stream.set_read_timeout(Some(IDLE_LIMIT))?;
             stream.set_write_timeout(Some(IDLE_LIMIT))?;

@@ -11,8 +11,8 @@ use aya::maps::{
 };
 use ebpf_common::layout;
 use ebpf_common::{
-    DropReason, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry, Settings,
-    TagEntry, TagKey, UplinkEntry, UplinkKey, map_name,
+    DropReason, EndpointKey, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry,
+    Settings, TagEntry, TagKey, UplinkEntry, map_name,
 };
 use model::{Cidr, Dscp, MarkLayout, TagId};
 
@@ -58,9 +58,6 @@ impl Default for MapSizes {
         Self { max_endpoints: 1024, max_pools: 1024, max_remote_ranges: 65_536, max_peers: 8_192 }
     }
 }
-
-/// Interfaces towards other nodes. As in the object.
-pub(crate) const MAX_UPLINKS: u32 = 64;
 
 /// All maps, open.
 pub(crate) struct Maps {
@@ -112,13 +109,7 @@ fn shapes(sizes: MapSizes) -> [Shape; 11] {
         shape(map_name::DROPS, MapType::PerCpuArray, 4, size_of::<u64>(), DropReason::COUNT),
         shape(map_name::SETTINGS, MapType::Array, 4, size_of::<Settings>(), 1),
         shape(map_name::TAGS, MapType::Hash, size_of::<TagKey>(), size_of::<TagEntry>(), sizes.max_pools),
-        shape(
-            map_name::UPLINKS,
-            MapType::Hash,
-            size_of::<UplinkKey>(),
-            size_of::<UplinkEntry>(),
-            MAX_UPLINKS,
-        ),
+        shape(map_name::UPLINKS, MapType::Array, 4, size_of::<UplinkEntry>(), MAX_UPLINKS),
         shape(map_name::REMOTE, MapType::LpmTrie, 4 + 4, size_of::<RemoteEntry>(), sizes.max_remote_ranges),
         shape(map_name::PEERS, MapType::Hash, size_of::<PeerKey>(), size_of::<PeerEntry>(), sizes.max_peers),
         shape(

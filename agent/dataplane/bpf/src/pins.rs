@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <pin_dir>/                  such as /sys/fs/bpf/poolward
-//!   v2/                       SCHEMA_VERSION
+//!   v3/                       SCHEMA_VERSION
 //!     pw_endpoints …          the maps, by name
 //!     links/
 //!       17-from_pod           TCX links, by interface index and program

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, MapData};
+use aya::maps::{Array, HashMap, LpmTrie, MapData};
 use ebpf_common::layout;
-use ebpf_common::{PeerEntry, PeerKey, RemoteEntry, UplinkEntry, UplinkKey, map_name};
+use ebpf_common::{MAX_UPLINKS, PeerEntry, PeerKey, RemoteEntry, UplinkEntry, map_name};
 use model::Cidr;
 
 use crate::error::{BpfError, Context};
-use crate::maps::{MAX_UPLINKS, MapSizes, refused, take, was_there};
+use crate::maps::{MapSizes, refused, take, was_there};
 
 /// Who serves a range.
 ///
@@ -56,7 +56,7 @@ pub struct PathMtu {
 /// The maps, open.
 pub(crate) struct UplinkMaps {
     sizes: MapSizes,
-    uplinks: HashMap<MapData, UplinkKey, UplinkEntry>,
+    uplinks: Array<MapData, UplinkEntry>,
     remote: LpmTrie<MapData, [u8; 4], RemoteEntry>,
     peers: HashMap<MapData, PeerKey, PeerEntry>,
     path_mtus: HashMap<MapData, PeerKey, layout::PathMtu>,
@@ -129,26 +129,47 @@ impl UplinkMaps {
     }
 
     pub(crate) fn set_uplink(&mut self, ifindex: u32, rule: UplinkRule) -> Result<(), BpfError> {
+        let entries = self.uplink_entries()?;
         let flags = if rule.decapsulate { UplinkEntry::DECAPSULATE } else { 0 };
-        let entry = UplinkEntry { local: rule.local.octets(), flags };
-        self.uplinks
-            .insert(UplinkKey { ifindex }, entry, 0)
-            .or_else(|error| refused(error, map_name::UPLINKS, MAX_UPLINKS, &ifindex))
+        let entry = UplinkEntry { ifindex, local: rule.local.octets(), flags, reserved: 0 };
+        let Some(at) = slot_of(&entries, ifindex).or_else(|| slot_of(&entries, 0)) else {
+            return Err(BpfError::MapFull {
+                name: map_name::UPLINKS,
+                max_entries: MAX_UPLINKS,
+                key: ifindex.to_string(),
+            });
+        };
+        // A free element becomes one with an index last: nobody acts on half of it.
+        if slot_of(&entries, ifindex).is_none() {
+            self.write_uplink(at, UplinkEntry { ifindex: 0, ..entry })?;
+        }
+        self.write_uplink(at, entry)
     }
 
     pub(crate) fn remove_uplink(&mut self, ifindex: u32) -> Result<bool, BpfError> {
-        let removed = self.uplinks.remove(&UplinkKey { ifindex });
-        was_there(removed).kernel(|| format!("removing the rule of uplink {ifindex}"))
+        let Some(at) = slot_of(&self.uplink_entries()?, ifindex).filter(|_| ifindex != 0) else {
+            return Ok(false);
+        };
+        self.write_uplink(at, UplinkEntry::default())?;
+        Ok(true)
     }
 
     pub(crate) fn fetch_uplinks(&self) -> Result<BTreeMap<u32, UplinkRule>, BpfError> {
-        let entries = self.uplinks.iter().map(|entry| {
-            entry.map(|(key, value)| {
-                let rule = UplinkRule { local: value.local.into(), decapsulate: value.decapsulates() };
-                (key.ifindex, rule)
-            })
+        let used = self.uplink_entries()?.into_iter().filter(|entry| entry.ifindex != 0);
+        let rules = used.map(|entry| {
+            let rule = UplinkRule { local: entry.local.into(), decapsulate: entry.decapsulates() };
+            (entry.ifindex, rule)
         });
-        entries.collect::<Result<_, _>>().kernel(|| "reading the uplink rules".to_owned())
+        Ok(rules.collect())
+    }
+
+    fn uplink_entries(&self) -> Result<Vec<UplinkEntry>, BpfError> {
+        let entries: Result<_, _> = self.uplinks.iter().collect();
+        entries.kernel(|| "reading the uplink rules".to_owned())
+    }
+
+    fn write_uplink(&mut self, at: u32, entry: UplinkEntry) -> Result<(), BpfError> {
+        self.uplinks.set(at, entry, 0).kernel(|| format!("writing element {at} of {}", map_name::UPLINKS))
     }
 
     pub(crate) fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, BpfError> {
@@ -165,6 +186,11 @@ impl UplinkMaps {
         let removed = self.path_mtus.remove(&PeerKey { address: node.octets() });
         was_there(removed).kernel(|| format!("removing the path MTU to {node}"))
     }
+}
+
+/// Where the rule of an interface lies; with 0, a free element.
+fn slot_of(entries: &[UplinkEntry], ifindex: u32) -> Option<u32> {
+    (0..).zip(entries).find(|(_, entry)| entry.ifindex == ifindex).map(|(at, _)| at)
 }
 
 fn key_of(cidr: Cidr) -> Result<Key<[u8; 4]>, BpfError> {

@@ -18,6 +18,7 @@ pub mod lab;
 mod management;
 mod netns;
 pub mod packet;
+mod page;
 mod run;
 mod wire;
 
@@ -36,5 +37,6 @@ pub use lab::{EchoServer, Lab, udp_echo};
 pub use management::{Management, ManagementLink};
 pub use netns::{Link, NetNs, parse_mac};
 pub use packet::{IpHeader, Packet, UdpFrame};
+pub use page::{Block, Page};
 pub use run::{DEFAULT_LIMIT, Finished, Run};
 pub use wire::{Capture, Direction, MAX_PACKETS_COUNT, RawSender, SNAP_BYTES};

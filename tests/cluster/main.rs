@@ -7,6 +7,8 @@
 
 extern crate poolward_harness as harness;
 
+mod pods;
 mod site;
 
 mod bare;
+mod reach;

@@ -9,6 +9,8 @@ use crate::Binaries;
 /// Addresses of pods with Debian's plugins: `10.77.N.0/24` on node N.
 pub const HOST_LOCAL_RANGE: &str = "10.77.0.0/16";
 
+const HOST_LOCAL_FILE: &str = "20-ptp.conflist";
+
 impl Cluster {
     /// ptp and host-local on every node, and routes between them.
     ///
@@ -24,7 +26,19 @@ impl Cluster {
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": range}]], "routes": [{"dst": "0.0.0.0/0"}]},
             });
             let list = json!({"cniVersion": "0.4.0", "name": "host-local", "plugins": [ptp]});
-            worker.set_network("20-ptp.conflist", &list)?;
+            worker.set_network(HOST_LOCAL_FILE, &list)?;
+        }
+        Ok(())
+    }
+
+    /// Takes that away again: nodes are not ready until there is another network.
+    ///
+    /// # Errors
+    /// A file cannot be removed, or what `ip` says.
+    pub fn remove_host_local(&self) -> Result<()> {
+        for (worker, node) in self.workers.iter().zip(&self.fabric.nodes) {
+            worker.remove_network(HOST_LOCAL_FILE)?;
+            self.fabric.router.ip(&format!("route del 10.77.{}.0/24 via {}", worker.number, node.ipv4))?;
         }
         Ok(())
     }

@@ -191,6 +191,15 @@ impl Worker {
         std::fs::rename(&new, &to).with_context(|| format!("rename to {}", to.display()))
     }
 
+    /// Takes a network away.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn remove_network(&self, file: &str) -> Result<()> {
+        let path = self.machine.own("/etc/cni/net.d").join(file);
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
     /// Places a manifest where the kubelet looks for pods of its own.
     ///
     /// # Errors
@@ -328,7 +337,9 @@ impl Worker {
             },
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
-            "nodeStatusUpdateFrequency": "5s",
+            // Nodes of the lab say at once what they have become; unchanged they say it rarely.
+            "nodeStatusUpdateFrequency": "1s",
+            "nodeStatusReportFrequency": "30s",
             "syncFrequency": "5s",
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         });

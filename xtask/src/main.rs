@@ -8,6 +8,7 @@ mod build;
 mod cluster;
 mod codegen;
 mod demo;
+mod image;
 mod interrupt;
 mod logged;
 mod many;
@@ -63,6 +64,12 @@ enum Task {
         /// Take down a demo that was left standing or cut short, and do nothing else
         #[arg(long, conflicts_with_all = ["keep", "json"])]
         clean: bool,
+    },
+    /// Build the container image of a node, without a container engine: an OCI archive for `ctr images import`
+    Image {
+        /// Write the archive to this file [default: image/poolward.tar in the target directory]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// A real Kubernetes API server to look around in
     Cluster {
@@ -139,6 +146,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
+        }
+        Task::Image { out } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
+            println!("{}", image::build(&workspace, &toolbox, out.as_deref())?.display());
         }
         Task::Demo { clean: true, .. } => demo::clean(&workspace)?,
         Task::Demo { nodes, keep, json, clean: false } => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::site::{BURST_COUNT, NODES_COUNT, burst, site};
+use crate::site::{BURST_COUNT, DEFAULT_POOL, NODES_COUNT, burst, site};
 
 #[test]
 fn nodes_become_ready_with_the_plugins_of_debian_and_run_pods() {
@@ -27,7 +27,7 @@ fn a_burst_of_pods_gets_addresses_of_poolward_on_all_nodes() {
     );
     let mut of_node = BTreeMap::new();
     for (node, address) in &pods {
-        assert!(crate::site::DEFAULT_POOL.contains(*address), "{address}");
+        assert!(DEFAULT_POOL.contains(*address), "{address}");
         *of_node.entry(node).or_insert(0) += 1;
     }
     assert_eq!(of_node.len(), usize::from(NODES_COUNT), "{of_node:?}");
@@ -35,10 +35,6 @@ fn a_burst_of_pods_gets_addresses_of_poolward_on_all_nodes() {
     addresses.sort();
     addresses.dedup();
     assert_eq!(addresses.len(), BURST_COUNT, "somebody has another's address: {pods:?}");
-    let kubectl = site.kubectl();
-    kubectl.run(&["delete", "deployment", "--all", "--namespace", &namespace]).unwrap();
-    kubectl
-        .run(&["wait", "--for=delete", "pod", "--all", "--timeout=60s", "--namespace", &namespace])
-        .unwrap();
+    site.delete_at_once(&namespace);
     site.assert_consistent();
 }

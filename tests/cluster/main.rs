@@ -12,3 +12,5 @@ mod site;
 
 mod bare;
 mod reach;
+mod selection;
+mod services;

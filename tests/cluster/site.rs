@@ -1,7 +1,7 @@
 //! The cluster of this run: started once, with Debian's plugins first, then with Poolward; gone when this process is.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -116,8 +116,8 @@ impl Site {
             kubectl.apply(&manifest).unwrap();
         }
         self.cluster.fabric.witness(&[harness::cluster::POD_RANGE], Leak::Drop).unwrap();
-        self.cluster.install_programs("").unwrap();
-        self.cluster.wait_until_ready().unwrap();
+        let overlay = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/overlays/lab"));
+        self.cluster.install_poolward(&harness::image_archive().unwrap(), overlay).unwrap();
     }
 
     pub(crate) fn kubectl(&self) -> Kubectl {
@@ -127,11 +127,13 @@ impl Site {
     /// A namespace in which pods can be created.
     pub(crate) fn namespace(&self, name: &str, annotations: &[(&str, &str)]) -> String {
         self.cluster.management.control_plane.create_namespace(name, annotations).unwrap();
-        let kubectl = self.kubectl();
-        wait_until(&format!("a service account in {name}"), || {
-            kubectl.run(&["get", "serviceaccount", "default", "--namespace", name]).is_ok()
-        });
+        self.wait_for_service_account(name);
         name.to_owned()
+    }
+
+    /// Pods are refused until the controller-manager has seen the namespace.
+    pub(crate) fn wait_for_service_account(&self, namespace: &str) {
+        wait_for_service_account(&self.kubectl(), namespace);
     }
 
     /// Creates pods in one go and waits until all of them are ready.
@@ -176,6 +178,29 @@ impl Site {
         self.kubectl().run(&args).unwrap();
     }
 
+    /// Removes all pods of a namespace from the API server, as if their nodes were lost; kubelets take them down later.
+    pub(crate) fn delete_at_once(&self, namespace: &str) {
+        delete_at_once(&self.kubectl(), namespace);
+    }
+
+    /// The agent of a pod's node knows that its address is this pod's.
+    pub(crate) fn assert_holder(&self, pod: &Pod) {
+        let state = self.state(pod);
+        assert!(state.contains(&format!("{}/", pod.namespace)), "{pod:?}: {state}");
+    }
+
+    /// Waits until nobody holds the address of a pod that is gone.
+    pub(crate) fn wait_until_free(&self, pod: &Pod) {
+        wait_until(&format!("the address of {pod:?} is free"), || {
+            !self.state(pod).contains(&format!("{}/", pod.namespace))
+        });
+    }
+
+    fn state(&self, pod: &Pod) -> String {
+        let worker = self.cluster.workers.iter().find(|worker| worker.name == pod.node).unwrap();
+        worker.poolwardctl(&["ipam", "show", "--ip", &pod.address.to_string()]).unwrap()
+    }
+
     /// A command in a pod; what it prints.
     pub(crate) fn exec(&self, pod: &Pod, command: &[&str]) -> Result<String, String> {
         let args = ["exec", "--namespace", &pod.namespace, &pod.name, "--"];
@@ -216,48 +241,54 @@ impl Bare {
         let namespace = "bare";
         cluster.management.control_plane.create_namespace(namespace, &[]).unwrap();
         let kubectl = cluster.kubectl().unwrap();
-        wait_until("a service account", || {
-            kubectl.run(&["get", "serviceaccount", "default", "--namespace", namespace]).is_ok()
-        });
+        wait_for_service_account(&kubectl, namespace);
         let (burst, pods) = burst(&kubectl, namespace);
         let nodes = kubectl.run(&["get", "nodes", "--output=name"]).unwrap();
-        kubectl.run(&["delete", "deployment", "--all", "--namespace", namespace]).unwrap();
-        kubectl
-            .run(&["wait", "--for=delete", "pod", "--all", "--timeout=60s", "--namespace", namespace])
-            .unwrap();
+        delete_at_once(&kubectl, namespace);
+        wait_until("kubelets have taken the burst down", || {
+            let left = |worker: &harness::Worker| worker.ctr(&["containers", "list", "--quiet"]).unwrap();
+            cluster.workers.iter().all(|worker| left(worker).is_empty())
+        });
         Self { nodes: nodes.lines().map(str::to_owned).collect(), pods, burst }
     }
 }
 
-/// Creates a deployment of [`BURST_COUNT`] pods; how long it took until all were ready, their nodes and addresses.
+/// Creates [`BURST_COUNT`] pods in one go; how long it took until all were ready, their nodes and addresses.
 pub(crate) fn burst(kubectl: &Kubectl, namespace: &str) -> (Duration, Vec<(String, IpAddr)>) {
-    let template = PodOptions { namespace, name: "burst", ..PodOptions::default() }.object();
-    let mut spec = template["spec"].clone();
-    spec["topologySpreadConstraints"] = json!([{
-        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
-        "labelSelector": {"matchLabels": {"app": "burst"}},
-    }]);
-    let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "burst", "namespace": namespace},
-        "spec": {
-            "replicas": BURST_COUNT,
-            "selector": {"matchLabels": {"app": "burst"}},
-            "template": {"metadata": {"labels": {"app": "burst"}}, "spec": spec},
-        },
+    let names: Vec<String> = (0..BURST_COUNT).map(|count| format!("burst-{count}")).collect();
+    let more = json!({
+        "topologySpreadConstraints": [{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "burst"}},
+        }],
     });
-    let started = Instant::now();
-    kubectl.apply_unchecked(&deployment.to_string()).unwrap();
-    let pods = |ready: &[Value]| -> Vec<(String, IpAddr)> {
-        ready.iter().filter_map(Pod::of).map(|pod| (pod.node, pod.address)).collect()
+    let pod = |name: &String| {
+        let labels = &[("app", "burst")];
+        PodOptions { namespace, name, labels, more: more.clone(), ..PodOptions::default() }.object()
     };
-    let mut ready = Vec::new();
+    let items: Vec<Value> = names.iter().map(pod).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let started = Instant::now();
+    kubectl.run_with(&["create", "--validate=false", "-f", "-"], &list.to_string()).unwrap();
+    let mut ready: Vec<Pod> = Vec::new();
     wait_until("a burst of pods is ready", || {
         let found = kubectl.json(&["get", "pods", "--namespace", namespace]).unwrap();
-        ready = pods(found["items"].as_array().unwrap());
+        ready = found["items"].as_array().unwrap().iter().filter_map(Pod::of).collect();
         ready.len() == BURST_COUNT
     });
-    (started.elapsed(), ready)
+    (started.elapsed(), ready.into_iter().map(|pod| (pod.node, pod.address)).collect())
+}
+
+pub(crate) fn delete_at_once(kubectl: &Kubectl, namespace: &str) {
+    let now =
+        ["delete", "pod", "--all", "--grace-period=0", "--force", "--wait=false", "--namespace", namespace];
+    kubectl.run(&now).unwrap();
+}
+
+fn wait_for_service_account(kubectl: &Kubectl, namespace: &str) {
+    wait_until(&format!("a service account in {namespace}"), || {
+        kubectl.run(&["get", "serviceaccount", "default", "--namespace", namespace]).is_ok()
+    });
 }
 
 /// Waits until it holds; how long that took.

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 pub use self::images::{BUSYBOX_IMAGE, PAUSE_IMAGE};
-pub use self::network::HOST_LOCAL_RANGE;
+pub use self::network::{DAEMON_SET, HOST_LOCAL_RANGE, NAMESPACE};
 use self::worker::Identities;
 pub use self::worker::Worker;
 use crate::control_plane::Guard;
@@ -227,11 +227,13 @@ impl Cluster {
                 continue;
             };
             let init = std::fs::read_to_string(path.join("init.pid")).ok().and_then(|text| text.parse().ok());
-            if stop_daemon_left_running(&path, "machine", Duration::from_secs(10))?
+            if stop_daemon_left_running(&path, "init", Duration::from_secs(10))?
                 && let Some(init) = init
             {
                 wait_for_end(init)?;
             }
+            // The power switch goes by itself then; but one that was cut short may have none to wait for.
+            stop_daemon_left_running(&path, "machine", Duration::from_secs(1))?;
             Cgroup::new(&group_name(name, number)).remove()?;
         }
         std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))

@@ -25,7 +25,7 @@ mod run;
 mod wire;
 
 pub use agent::{Agent, AgentOptions, NodeFiles, START_LIMIT, STOP_LIMIT, stop_left_running};
-pub use binaries::Binaries;
+pub use binaries::{Binaries, image_archive};
 pub use cluster::{Cluster, ClusterOptions, Worker};
 pub use cni::{Attachment, Cni};
 pub use control_plane::{

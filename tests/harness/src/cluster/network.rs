@@ -1,10 +1,17 @@
 //! Networks for pods: Debian's plugins, which show that the lab works and what others cost, and Poolward.
 
-use anyhow::{Context, Result};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::Cluster;
-use crate::Binaries;
+use super::{Cluster, NODES_READY_LIMIT};
+
+/// Where Poolward's manifests put it.
+pub const NAMESPACE: &str = "poolward-system";
+
+/// The agents, as `kubectl` calls them.
+pub const DAEMON_SET: &str = "daemonset/poolward-node";
 
 /// Addresses of pods with Debian's plugins: `10.77.N.0/24` on node N.
 pub const HOST_LOCAL_RANGE: &str = "10.77.0.0/16";
@@ -43,28 +50,27 @@ impl Cluster {
         Ok(())
     }
 
-    /// Poolward as programs of the nodes: the agent, and the plugin with portmap behind it.
+    /// Poolward, from an image archive and a directory for `kubectl apply -k` that names this image; waits until all
+    /// nodes are ready with it.
     ///
     /// # Errors
-    /// They have not been built, or an agent does not answer.
-    pub fn install_programs(&mut self, more_yaml: &str) -> Result<()> {
-        let plugin = Binaries::find()?.plugin;
-        for (worker, link) in self.workers.iter_mut().zip(&self.links) {
-            let control_plane = &self.management.control_plane;
-            let whole = control_plane.kubectl_as(&link.kubeconfig)?;
-            let whole = whole.run(&["config", "view", "--raw", "--flatten"])?;
-            let kubeconfig = worker.machine.dir().join("agent.kubeconfig");
-            std::fs::write(&kubeconfig, whole).with_context(|| format!("write {}", kubeconfig.display()))?;
-            worker.start_agent(&kubeconfig, more_yaml)?;
-            let to = worker.plugins().join("poolward");
-            std::fs::copy(&plugin, &to).with_context(|| format!("copy {}", plugin.display()))?;
-            let list = json!({
-                "cniVersion": "1.0.0",
-                "name": "poolward",
-                "plugins": [{"type": "poolward"}, {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}],
-            });
-            worker.set_network("10-poolward.conflist", &list)?;
-        }
-        Ok(())
+    /// What `ctr` or `kubectl` says, or not every agent becomes ready.
+    pub fn install_poolward(&mut self, archive: &Path, overlay: &Path) -> Result<()> {
+        std::thread::scope(|scope| {
+            let imports: Vec<_> =
+                self.workers.iter().map(|worker| scope.spawn(|| worker.import_images(archive))).collect();
+            let ended = imports.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended
+                .map(|ended| ended.unwrap_or_else(|_| bail!("importing an image panicked")))
+                .collect::<Result<()>>()
+        })?;
+        let kubectl = self.kubectl()?;
+        let overlay = overlay.to_str().context("the path of the manifests is no text")?;
+        // This kubectl knows nothing of rules that later servers enforce; the server leaves out what it does not know.
+        kubectl.run(&["apply", "--validate=false", "-k", overlay])?;
+        let limit = format!("--timeout={}s", NODES_READY_LIMIT.as_secs());
+        kubectl
+            .long(&["rollout", "status", DAEMON_SET, "--namespace", NAMESPACE, &limit], NODES_READY_LIMIT)?;
+        self.wait_until_ready().map(drop)
     }
 }

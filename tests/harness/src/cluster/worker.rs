@@ -13,9 +13,6 @@ use crate::{Binaries, ControlPlane, Daemon, FabricNode, Kubernetes, Machine, Run
 /// How long containerd may take until it answers.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long an agent may take until it answers.
-const AGENT_LIMIT: Duration = Duration::from_secs(30);
-
 /// Debian's plugins that a node's runtime may call.
 const PLUGINS: [&str; 7] = ["bandwidth", "bridge", "host-local", "loopback", "macvlan", "portmap", "ptp"];
 const PLUGINS_DIR: &str = "/usr/lib/cni";
@@ -220,33 +217,6 @@ impl Worker {
 
     fn static_pod(&self, name: &str) -> PathBuf {
         self.machine.own("/etc/kubernetes/manifests").join(format!("{name}.yaml"))
-    }
-
-    /// Starts an agent as a program of the node, with everything where it is by default, and waits until it answers.
-    /// For clusters that install Poolward without its image.
-    ///
-    /// # Errors
-    /// It has not been built, or does not answer.
-    pub fn start_agent(&mut self, kubeconfig: &Path, more_yaml: &str) -> Result<()> {
-        let binaries = Binaries::find()?;
-        let file = self.machine.dir().join("agent.yaml");
-        let text = format!(
-            "nodeName: {}\nstore: {{type: kubernetes, kubeconfig: {}}}\nuplink: {}\n{more_yaml}",
-            self.name,
-            kubeconfig.display(),
-            crate::lab::NODE_UPLINK,
-        );
-        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-        self.start_daemon("agent", &binaries.agent, &["--config".to_owned(), file.display().to_string()])?;
-        let deadline = Instant::now() + AGENT_LIMIT;
-        while let Err(error) = self.poolwardctl(&["status"]) {
-            self.check()?;
-            if Instant::now() > deadline {
-                bail!("the agent of {} does not answer: {error:#}", self.name);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
     }
 
     /// `poolwardctl` on the node.

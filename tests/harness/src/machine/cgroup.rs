@@ -28,7 +28,7 @@ impl Cgroup {
 
     /// Makes it where it is not there.
     pub(crate) fn create(&self) -> Result<()> {
-        for hierarchy in hierarchies()? {
+        for hierarchy in hierarchies()?.into_iter().filter(has_controllers) {
             let group = hierarchy.join(&self.name);
             std::fs::create_dir_all(&group).with_context(|| format!("create {}", group.display()))?;
             // Version 1 lets nobody into a group without processors and memory nodes, and does not inherit them.
@@ -58,7 +58,7 @@ impl Cgroup {
     }
 }
 
-/// The hierarchies that kubelets use: all of version 1, or the only one of version 2.
+/// All hierarchies: those of version 1, the one of version 2, or both.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let root = Path::new(ROOT);
     if root.join("cgroup.controllers").exists() {
@@ -68,14 +68,19 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(root).context(ROOT)? {
         let entry = entry.context(ROOT)?;
         let path = entry.path();
-        // Links are second names; beside version 1, version 2 has no controllers.
+        // Links are second names.
         let is_link = entry.file_type().with_context(|| path.display().to_string())?.is_symlink();
-        if !is_link && path.join("cgroup.procs").exists() && !path.join("cgroup.controllers").exists() {
+        if !is_link && path.join("cgroup.procs").exists() {
             found.push(path);
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether kubelets look for their group here. Beside version 1, version 2 has no controllers, and only runtimes use it.
+fn has_controllers(hierarchy: &PathBuf) -> bool {
+    !hierarchy.join("cgroup.controllers").exists() || hierarchy == Path::new(ROOT)
 }
 
 fn remove_tree(group: &Path) -> Result<()> {

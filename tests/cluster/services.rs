@@ -257,7 +257,6 @@ fn a_dns_pod_tells_pods_of_every_node_the_address_of_a_service() {
     let site = site();
     let web = web(&site);
     let name = format!("one.{NAMESPACE}.svc.{DNS_DOMAIN}");
-    let serve = format!("echo '{name} {}' > /tmp/names; exec dnsd -c /tmp/names -p 53", web.one);
     let plain = PodOptions {
         namespace: NAMESPACE,
         name: "dns",
@@ -266,7 +265,7 @@ fn a_dns_pod_tells_pods_of_every_node_the_address_of_a_service() {
         ..PodOptions::default()
     };
     let mut containers = plain.object()["spec"]["containers"].clone();
-    containers[0]["command"] = json!(["sh", "-c", serve]);
+    containers[0]["command"] = json!(["names", name, web.one]);
     let server = PodOptions { more: json!({"containers": containers}), ..plain };
     let asking: Vec<String> = (1..=NODES_COUNT).map(|number| format!("asking-{number}")).collect();
     let mut options = vec![server];

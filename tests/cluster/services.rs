@@ -229,7 +229,7 @@ fn a_host_port_leads_from_outside_to_its_pod() {
     let (name, _) = who(&site, &web.clients[0], &place).unwrap();
     assert_eq!(name, pod.name);
     site.delete(NAMESPACE, &[&pod.name]);
-    assert!(who_from_outside(&site, &place).is_err(), "the port is still open");
+    wait_until("the port is closed", || who_from_outside(&site, &place).is_err());
     site.assert_sealed();
 }
 

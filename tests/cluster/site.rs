@@ -168,12 +168,10 @@ impl Site {
         panic!("pod {namespace}/{name} is not ready: {found:?}\n{events}");
     }
 
-    /// Deletes pods and waits until they are gone.
+    /// Deletes pods, and does not wait until their objects are gone: a kubelet of this release may take more than a minute
+    /// for that, until it has collected what is left of their containers.
     pub(crate) fn delete(&self, namespace: &str, pods: &[&str]) {
-        let mut args = vec!["delete", "pod", "--wait=true", "--namespace", namespace];
-        if pods.is_empty() {
-            args.push("--all");
-        }
+        let mut args = vec!["delete", "pod", "--wait=false", "--namespace", namespace];
         args.extend(pods);
         self.kubectl().run(&args).unwrap();
     }

@@ -84,7 +84,9 @@ impl<S: Store> Pods<S> {
             };
             let comparable = !uid.is_some_and(|uid| uid.starts_with(INVENTED_UID_PREFIX));
             let known = MetadataKnown {
-                pod_uid: uid,
+                pod_uid: object
+                    .as_ref()
+                    .map(|object| uid_at_runtime(&object.uid, &object.value.metadata.annotations)),
                 pod_read_live,
                 namespace: namespace.is_some(),
                 namespace_read_live: fresh.is_some(),
@@ -125,6 +127,15 @@ impl<S: Store> Pods<S> {
     }
 }
 
+/// The annotation by which a kubelet marks the object that it has made for a pod of its own, a static one: the hash of the
+/// pod's manifest.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// The UID by which a runtime knows the pod of an object with this UID: the hash, where the object is only a mirror.
+fn uid_at_runtime<'o>(uid: &'o str, annotations: &'o BTreeMap<String, String>) -> &'o str {
+    annotations.get(MIRROR).map_or(uid, String::as_str)
+}
+
 fn other_pod(pod: &PodRef, known_uid: &str) -> RpcError {
     let mut error = try_again(format!(
         "pod {} has UID {known_uid} here, the runtime says {}: the new pod is not to be seen yet",
@@ -146,4 +157,19 @@ fn unknown(what: &str, name: &str) -> RpcError {
         "the runtime asks again by itself; on a standalone node, `poolwardctl apply` the {what}"
     ));
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_pod_is_known_to_the_runtime_by_the_hash_of_its_manifest() {
+        // Every pod that a kubelet has read from somewhere has this one.
+        let hash = ("kubernetes.io/config.hash".to_owned(), "of another".to_owned());
+        let mut annotations = BTreeMap::from([hash]);
+        assert_eq!(uid_at_runtime("1175ef56", &annotations), "1175ef56");
+        annotations.insert(MIRROR.to_owned(), "b562e97b".to_owned());
+        assert_eq!(uid_at_runtime("1175ef56", &annotations), "b562e97b");
+    }
 }

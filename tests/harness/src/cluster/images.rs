@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::tar::Tar;
 use crate::Run;
-use crate::machine::compile_init;
+use crate::machine::{compile, compile_init};
 
 /// What keeps the namespaces of a pod.
 pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 
-/// A shell and everything else that busybox is.
+/// A shell and everything else that busybox is; and `names`, a name server.
 pub const BUSYBOX_IMAGE: &str = "localhost/busybox:1";
 
 /// The same under the name by which documentation calls it.
@@ -25,6 +25,9 @@ const BUSYBOX: &str = "/bin/busybox";
 /// Says to an HTTP client who it is and who answers; `hostname` is the pod's name.
 const WHO: &str =
     "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\necho \"$(hostname) $REMOTE_ADDR\"\n";
+
+/// Debian's busybox has no name server.
+const NAMES: &str = include_str!("names.c");
 
 /// One image of one layer.
 struct Image {
@@ -38,22 +41,24 @@ struct Image {
 /// # Errors
 /// No C compiler, no static busybox, or the file cannot be written.
 pub(super) fn pack(to: &Path) -> Result<()> {
-    let init = to.with_extension("init");
+    let (init, names) = (to.with_extension("init"), to.with_extension("names"));
     compile_init(&init)?;
-    let pause = std::fs::read(&init).with_context(|| format!("read {}", init.display()))?;
+    compile(NAMES, &names).context("compile the name server")?;
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let (pause, names) = (read(&init)?, read(&names)?);
     let mut layer = Tar::default();
     layer.file("pause", 0o755, &pause)?;
     let pause = Image { references: &[PAUSE_IMAGE], entrypoint: &["/pause"], layer: layer.finish() };
     let busybox = Image {
         references: &[BUSYBOX_IMAGE, PUBLISHED_BUSYBOX_IMAGE],
         entrypoint: &[],
-        layer: busybox_layer()?,
+        layer: busybox_layer(&names)?,
     };
     let archive = archive_of(&[pause, busybox])?;
     std::fs::write(to, archive).with_context(|| format!("write {}", to.display()))
 }
 
-fn busybox_layer() -> Result<Vec<u8>> {
+fn busybox_layer(names: &[u8]) -> Result<Vec<u8>> {
     let busybox =
         std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX}: run `cargo xtask setup --kubernetes`"))?;
     let applets = Run::new(BUSYBOX).args(["--list"]).ok()?;
@@ -66,6 +71,7 @@ fn busybox_layer() -> Result<Vec<u8>> {
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         layer.link(&format!("bin/{applet}"), "busybox")?;
     }
+    layer.file("bin/names", 0o755, names)?;
     layer.file("www/cgi-bin/who", 0o755, WHO.as_bytes())?;
     Ok(layer.finish())
 }

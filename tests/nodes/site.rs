@@ -105,6 +105,11 @@ impl Site {
         lock(self.management).control_plane.kubectl().unwrap()
     }
 
+    /// `kubectl` as whom the agents are.
+    pub(crate) fn agents_kubectl(&self) -> Kubectl {
+        lock(self.management).control_plane.kubectl_as(&self.links[0].kubeconfig).unwrap()
+    }
+
     /// Applies pools, each `(name, range, more)`, where `more` are fields of the spec in YAML's flow style.
     pub(crate) fn apply_pools(&self, pools: &[(&str, &str, &str)]) {
         let manifests = pools.iter().map(|(name, cidr, more)| {

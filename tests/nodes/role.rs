@@ -81,7 +81,7 @@ fn what_is_not_in_the_role_is_refused_and_the_refusal_is_seen() {
     refuse(&["get", "secrets", "--all-namespaces"], "");
     refuse(&["get", "customresourcedefinitions"], "");
     refuse(&["delete", "node", "node-1"], "");
-    refuse(&["delete", "ippoolregistries", "--all"], "");
+    refuse(&["delete", "ippoolregistries", "any"], "");
     refuse(&["get", "nodeaddresses"], "");
     // The counter that the other test relies on counts what authorization refuses.
     assert!(refused(&site).since(&before).count() > 0, "a refusal is not counted");

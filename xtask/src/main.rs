@@ -109,9 +109,12 @@ enum Task {
 enum ClusterAction {
     /// Start etcd and the API server, and say what to type next
     Up {
-        /// Also so many nodes, in network namespaces, each with its agent
+        /// Also so many nodes with containerd, kubelet and kube-proxy, controllers and a scheduler
         #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=99))]
         nodes: u8,
+        /// Install Poolward, from this repository's image and manifests, instead of Debian's ptp and host-local
+        #[arg(long, requires = "nodes")]
+        poolward: bool,
     },
     /// End them, and delete all that was in them
     Down,
@@ -159,12 +162,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             let options = demo::Options { nodes_count: nodes, keep, json: json.as_deref() };
             demo::run(&workspace, options)?;
         }
-        Task::Cluster { action: ClusterAction::Up { nodes } } => {
+        Task::Cluster { action: ClusterAction::Up { nodes, poolward } } => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
-            if nodes > 0 {
-                build::release(&workspace, &toolbox)?;
-            }
-            cluster::up(&workspace, nodes)?;
+            let image = poolward.then(|| image::build(&workspace, &toolbox, None)).transpose()?;
+            cluster::up(&workspace, nodes, image.as_deref())?;
         }
         Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {

@@ -66,7 +66,8 @@ fn said(finished: &Finished) -> String {
 }
 
 fn probe(site: &Site, what: &str) -> bool {
-    let args = ["probe", what, "--config", text(&site.files.config())];
+    let config = site.files.config();
+    let args = ["probe", what, "--config", text(&config)];
     Run::new(Binaries::find().unwrap().agent).args(args).finish().unwrap().status.success()
 }
 
@@ -116,7 +117,7 @@ fn a_bpffs_of_the_containers_own_is_refused_with_what_to_mount() {
     let own = Run::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", &script])
         .limit(Duration::from_secs(20))
-        .finish_in(node.netns())
+        .finish_in(&site.lab.node)
         .unwrap();
     assert_eq!(own.status.code(), Some(1), "{}", said(&own));
     for word in [text(&runtime.mark), "not the host's", "hostPath"] {
@@ -245,7 +246,10 @@ fn a_node_that_is_cleaned_up_is_as_it_was_found() {
     let cleanup = |more: &[&str]| {
         let config = site.files.config();
         let args = ["node", "cleanup", "--config", text(&config), "--plugins", text(&runtime.plugins)];
-        Run::new(Binaries::find().unwrap().ctl).args(args.iter().chain(more)).finish_in(node.netns()).unwrap()
+        Run::new(Binaries::find().unwrap().ctl)
+            .args(args.iter().chain(more))
+            .finish_in(&site.lab.node)
+            .unwrap()
     };
     let refused = cleanup(&["--yes"]);
     assert_eq!(refused.status.code(), Some(3), "{}", said(&refused));

@@ -231,7 +231,7 @@ fn a_node_that_is_cleaned_up_is_as_it_was_found() {
     let runtime = Runtime::of(&site);
     // What a plugin of the distribution's own, and somebody else's table and route, have to survive.
     std::fs::write(runtime.plugins.join("bridge"), "theirs").unwrap();
-    site.lab.node.nft("table inet theirs { chain c { } }").unwrap();
+    site.lab.node.nft("table inet theirs {\n chain c {\n }\n}\n").unwrap();
     site.lab.node.ip("route add blackhole 203.0.113.0/24 proto 99").unwrap();
     let before = listing(&site, &runtime);
 
@@ -265,7 +265,7 @@ fn a_node_that_is_cleaned_up_is_as_it_was_found() {
     node.agent.kill().unwrap();
     let listed = said(&cleanup(&["--dry-run"]));
     let expected =
-        ["interface pw", "blackhole 10.83.0.0/29", "nftables table inet poolward", "eBPF programs"];
+        ["interface pw", "10.83.0.0/26 unreachable", "nftables table inet poolward", "eBPF programs"];
     let files = [text(&runtime.conflist), "bin/poolward", "bin/loopback", text(&runtime.mark), "/state"];
     for thing in expected.iter().chain(&files) {
         assert!(listed.contains(thing), "{thing} is not in:\n{listed}");

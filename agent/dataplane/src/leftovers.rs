@@ -62,6 +62,9 @@ impl Leftovers {
     #[must_use]
     pub fn list(&self) -> Vec<String> {
         let pods = self.pods.iter().map(|pod| match &pod.identity {
+            Ok(identity) if identity.workload.pod.is_empty() => {
+                format!("interface {} of container {}", pod.host_ifname, identity.handle)
+            }
             Ok(identity) => format!("interface {} of pod {}", pod.host_ifname, identity.workload),
             Err(_) => format!("interface {}", pod.host_ifname),
         });

@@ -18,6 +18,7 @@ use crate::config::{Config, OnLocked, StoreConfig};
 use crate::journal::{Journal, Loaded, Lock, LockError, Owner};
 use crate::node::Node;
 use crate::node::surroundings::Surroundings;
+use crate::pods::Pods;
 use crate::server::Server;
 use crate::service::AgentService;
 
@@ -101,6 +102,7 @@ async fn serve<S: Store>(
 
 /// Everything a node does beside answering requests, until `stop` fires and what is under way has ended.
 pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
+    let pods = Pods::new(node.clone());
     let reconciling = node.reconciler.clone().follow(node.config.resync, stop.clone());
     tokio::join!(
         reconciling,
@@ -112,7 +114,8 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_contact(&stop),
         node.follow_conditions(&stop),
         node.follow_publishing(&stop),
-        node.follow_freshness(&stop)
+        node.follow_freshness(&stop),
+        pods.follow_leaks(&stop)
     );
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn check(wiring: &PodWiring, state: &PodState, protocol: u8) -> Optio
 }
 
 fn check_macs(identity: &Identity, host: &Link, pod: &Link) -> Option<Difference> {
-    let expected = [(host, wiring::host_mac(&identity.handle)), (pod, wiring::pod_mac(&identity.handle))];
+    let expected = [(host, wiring::host_mac(&identity.handle)), (pod, wiring::pod_mac(identity))];
     expected.into_iter().find(|(link, mac)| link.mac != Some(*mac)).map(|(link, mac)| Difference {
         object: format!("hardware address of {}", link.ifname),
         expected: mac.to_string(),
@@ -91,7 +91,15 @@ fn check_macs(identity: &Identity, host: &Link, pod: &Link) -> Option<Difference
 
 /// The alias must say the same handle and addresses; the rest of it is for people.
 fn check_alias(identity: &Identity, host: &Link) -> Option<Difference> {
-    let key = |identity: &Identity| (identity.handle.clone(), identity.ipv4, identity.ipv6);
+    let key = |identity: &Identity| {
+        (
+            identity.handle.clone(),
+            identity.ipv4,
+            identity.ipv6,
+            identity.extras.mac,
+            identity.extras.delegated,
+        )
+    };
     let same = Identity::parse_alias(&host.alias).is_ok_and(|found| key(&found) == key(identity));
     (!same).then(|| Difference {
         object: format!("alias of {}", host.ifname),

@@ -46,7 +46,7 @@ pub use dataplane::{Dataplane, KernelPod, WireError, unload_programs};
 pub use desired::{DesiredState, Peer, Pool, RemoteRange};
 pub use events::{Event, Events};
 pub use kernel::KernelError;
-pub use object::Mac;
+pub use model::Mac;
 pub use plan::Unrouted;
 pub use report::{DataplaneError, Report, Uplink, UplinkSource};
 pub use settings::{EncapBackend, Settings};

@@ -7,18 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+pub(crate) use model::Mac;
 use model::{Cidr, Dscp, TagId};
-
-/// A hardware address of six bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
 
 /// An interface as the kernel shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) veth: bool,
     /// The number of the other end, in the other end's namespace (`IFLA_LINK`).
     pub(crate) peer_ifindex: Option<u32>,
+    /// Number of the namespace that the other end is in (`IFLA_LINK_NETNSID`).
+    pub(crate) peer_nsid: Option<u32>,
     /// What it is configured to if it is an ipip tunnel.
     pub(crate) tunnel: Option<Tunnel>,
 }

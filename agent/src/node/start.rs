@@ -150,7 +150,7 @@ impl<S: Store> Node<S> {
             world.clone(),
             ledger.clone(),
             surroundings.kernel_work.clone(),
-            Reach { many_nodes, node_ip: config.node_ip },
+            Reach { many_nodes, node_ip: config.node_ip, pod_cidrs: config.pod_cidrs.clone() },
             problems.is_empty(),
         );
         let node = Arc::new(Self {
@@ -167,6 +167,7 @@ impl<S: Store> Node<S> {
             upkeep_wanted: tokio::sync::Notify::new(),
             progress: tokio::sync::Notify::new(),
             inner_trouble: Mutex::default(),
+            leaks: Mutex::default(),
             retiring: tokio::sync::Mutex::default(),
         });
         node.remember_fresh(fresh);
@@ -314,11 +315,13 @@ fn unknown_pods(
             identity,
             netns: None,
             since: now,
+            foreign_interface: false,
             // Who was wired may have been promised: better an address too many held than one given twice.
             wired: Some(Wired {
                 host_mac: text_of(interface.host_mac),
                 pod_mac: text_of(interface.pod_mac),
                 mtu_bytes: interface.mtu_bytes,
+                nsid: interface.nsid,
                 at: now,
             }),
         });

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use ipam::annotations::{PoolSources, requested_pools};
-use ipam::{AssignRequest, FamilyRequest, MetadataKnown, MetadataStep, Want};
-use model::{Family, Handle, Labels};
+use ipam::annotations::wishes::{Wishes, want_of, wishes};
+use ipam::annotations::{AnnotationError, PoolSources, requested_pools};
+use ipam::{AssignRequest, FamilyRequest, MetadataKnown, MetadataStep};
+use model::{Extras, Family, Handle, Labels};
 use rpc::{NetworkOptions, PodRef, RpcError};
 use store::resource::Pod;
 use store::{Key, Store};
@@ -26,8 +27,21 @@ struct Metadata {
     pod_annotations: BTreeMap<String, String>,
 }
 
+/// What an ADD is to come to.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// What `ipam` decides.
+    pub(super) request: AssignRequest,
+    /// What the pod gets besides addresses.
+    pub(super) extras: Extras,
+    /// Its interface is another plugin's.
+    pub(super) foreign_interface: bool,
+    /// The annotation that names addresses, for refusals.
+    pub(super) address_key: Option<&'static str>,
+}
+
 impl<S: Store> Pods<S> {
-    /// The request that `ipam` decides.
+    /// What is wanted, before anything is decided.
     ///
     /// # Errors
     /// Metadata is not there yet or is another pod's (try again), or an annotation is malformed.
@@ -36,8 +50,10 @@ impl<S: Store> Pods<S> {
         handle: &Handle,
         pod: &PodRef,
         options: &NetworkOptions,
-    ) -> Result<AssignRequest, RpcError> {
+    ) -> Result<Wanted, RpcError> {
         let metadata = self.metadata(pod).await?;
+        let malformed = |error: AnnotationError| invalid(format!("pod {}: {error}", name_of(pod)));
+        let wishes = wishes(&metadata.pod_annotations, &metadata.namespace_annotations).map_err(malformed)?;
         let sources = PoolSources {
             pod: &metadata.pod_annotations,
             namespace: &metadata.namespace_annotations,
@@ -45,21 +61,36 @@ impl<S: Store> Pods<S> {
             network_v6: options.ipv6_pools.as_deref(),
         };
         let family = |family, assign: Option<bool>| {
-            let pools = requested_pools(&sources, family)
-                .map_err(|error| invalid(format!("pod {}: {error}", name_of(pod))))?;
-            let want = match assign {
-                Some(true) => Want::Required,
-                Some(false) => Want::No,
-                None if pools.is_some() => Want::Required,
-                None => Want::AsPoolsExist,
-            };
-            Ok::<_, RpcError>(FamilyRequest { want, pools, address: None })
+            let pools = requested_pools(&sources, family).map_err(malformed)?;
+            let want = want_of(&wishes, family, assign, pools.is_some());
+            let address = wishes.addresses.and_then(|(_, addresses)| addresses.of(family));
+            Ok::<_, RpcError>(FamilyRequest { want, pools, address })
         };
-        Ok(AssignRequest {
+        let request = AssignRequest {
             v4: family(Family::V4, options.assign_ipv4)?,
             v6: family(Family::V6, options.assign_ipv6)?,
             ..AssignRequest::new(handle.clone(), metadata.namespace_labels)
-        })
+        };
+        let address_key = wishes.addresses.map(|(key, _)| key);
+        Ok(Wanted { request, extras: self.extras(pod, wishes)?, foreign_interface: false, address_key })
+    }
+
+    /// What the pod gets besides addresses, if this node gives it.
+    fn extras(&self, pod: &PodRef, wishes: Wishes) -> Result<Extras, RpcError> {
+        let mut extras = Extras { mac: wishes.mac.map(|(_, mac)| mac), ..Extras::default() };
+        let Some((key, sources)) = wishes.sources else { return Ok(extras) };
+        if !self.node.config.allow_source_prefixes {
+            let mut error = invalid(format!(
+                "pod {}: pod annotation {key}: this node lets no pod send from other sources than its own",
+                name_of(pod)
+            ));
+            error
+                .details
+                .push("to allow it: allowSourcePrefixes: Any in the agent's configuration".to_owned());
+            return Err(error);
+        }
+        extras.allowed_sources = sources;
+        Ok(extras)
     }
 
     /// Reads what is not known well enough, then takes it.

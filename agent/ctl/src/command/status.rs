@@ -49,6 +49,9 @@ fn render(status: &NodeStatusReply, color: bool) -> String {
             ("Own address", inner.into()),
         ]);
     }
+    if !status.leaks.is_empty() {
+        rows.push(("Leaks freed", status.leaks.join("\n").into()));
+    }
     rows.extend([("Programs", programs.into()), ("Reconcile", reconcile(&status.reconcile))]);
     let mut text = facts(&rows, color);
     let mut section = |title: &str, body: String| {

@@ -462,6 +462,15 @@ impl Kernel for Fake {
         Ok(false)
     }
 
+    /// Nothing here has a namespace.
+    fn name_namespace(&self, _netns: BorrowedFd<'_>) -> Result<Option<u32>, KernelError> {
+        Ok(None)
+    }
+
+    fn fetch_namespaces(&self) -> Result<BTreeSet<u32>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+
     fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {
         Ok(BTreeMap::new())
     }

@@ -80,10 +80,12 @@ fn give_to(ledger: &mut Ledger, handle: Handle, last_octet: u8) {
             ipv6: None,
             network: "pods".into(),
             workload: Workload::default(),
+            extras: model::Extras::default(),
         },
         pools: vec!["p".parse().unwrap()],
         netns: Some(NetnsId { dev: 4, ino: 5 }),
         since: NOW,
+        foreign_interface: false,
         wired: None,
     };
     let assignment = Assignment { pool: "p".parse().unwrap(), block: block(), address: address.into() };
@@ -95,6 +97,7 @@ fn wired() -> Wired {
         host_mac: "02:00:00:00:00:01".into(),
         pod_mac: "02:00:00:00:00:02".into(),
         mtu_bytes: 1480,
+        nsid: None,
         at: NOW,
     }
 }

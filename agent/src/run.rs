@@ -115,6 +115,7 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_conditions(&stop),
         node.follow_publishing(&stop),
         node.follow_freshness(&stop),
+        node.follow_policies(&stop),
         pods.follow_leaks(&stop)
     );
 }

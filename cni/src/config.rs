@@ -57,10 +57,10 @@ impl SpecVersion {
 pub(crate) struct IpamOptions {
     /// Pools and families.
     pub(crate) network: NetworkOptions,
-    /// `ipam.prefix` is `pool`: the whole pool is on the link.
+    /// `ipam.prefix` is `pool`, or not there: the whole pool is on the link.
     pub(crate) on_link: bool,
     /// `ipam.gateways`: at most one of each family.
-    pub(crate) gateways: Vec<IpAddr>,
+    pub(crate) gateways: Option<Vec<IpAddr>>,
     /// `ipam.routes`, as they are: instead of default routes by the gateways.
     pub(crate) routes: Option<Value>,
 }
@@ -224,23 +224,26 @@ impl Config {
         refuse_other_keys(&ipam, &keys)?;
         let mut options = IpamOptions::default();
         choose(&ipam, &mut options.network)?;
-        options.on_link = match ipam.string("prefix")?.unwrap_or("host") {
+        options.on_link = match ipam.string("prefix")?.unwrap_or("pool") {
             "host" => false,
             "pool" => true,
             other => return Err(invalid(&format!("ipam.prefix: {}: expected host or pool", quote(other)))),
         };
-        for text in ipam.strings("gateways")?.unwrap_or_default() {
+        let texts = ipam.strings("gateways")?;
+        let mut gateways: Vec<IpAddr> = Vec::new();
+        for text in texts.iter().flatten() {
             let gateway: IpAddr = text
                 .parse()
-                .map_err(|_| invalid(&format!("ipam.gateways: {}: expected an IP address", quote(&text))))?;
-            if options.gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+                .map_err(|_| invalid(&format!("ipam.gateways: {}: expected an IP address", quote(text))))?;
+            if gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
                 return Err(invalid(&format!("ipam.gateways: {gateway}: a second one of its family")));
             }
-            options.gateways.push(gateway);
+            gateways.push(gateway);
         }
-        if !options.on_link && !options.gateways.is_empty() {
-            return Err(invalid("ipam.gateways: without \"prefix\": \"pool\" no gateway is on the link"));
+        if !options.on_link && !gateways.is_empty() {
+            return Err(invalid("ipam.gateways: with \"prefix\": \"host\" no gateway is on the link"));
         }
+        options.gateways = texts.map(|_| gateways);
         let routes = ipam.list("routes")?;
         options.routes = routes.map(|routes| routes.into_iter().map(|(_, route)| route.clone()).collect());
         Ok(options)

@@ -24,6 +24,7 @@ mod cni_gc_status;
 mod crash;
 mod journal;
 mod leaks;
+mod other_plugins;
 mod pools;
 mod races;
 mod repair;

@@ -1,6 +1,10 @@
-//! What a pod's annotations ask for besides pools: families, addresses, a hardware address.
+//! What a pod's annotations ask for besides pools: families, addresses, a hardware address, further sources.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use harness::lab::{FIREWALL_TO_NODE, OUTSIDE_IPV4};
+use harness::{AgentOptions, Capture, Direction, Packet, Run};
 
 use crate::kernel::{agreed, traces};
 use crate::manifest::{namespace, pod, pool, reservation};
@@ -118,4 +122,48 @@ fn a_pod_gets_the_hardware_address_that_it_asks_for_and_keeps_it_through_a_new_a
         let said = node.apply_refused(&[pod("plain", "wrong", &[(MAC, wrong)])]);
         assert!(said.contains(MAC), "{said}");
     }
+}
+
+#[test]
+fn further_sources_need_the_nodes_leave_and_pass_for_that_pod_alone() {
+    const SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
+    let vip = Ipv4Addr::new(198, 51, 100, 7);
+    let site = Site::new();
+    let mut node = node_with_pools(&site);
+    node.apply(&[pod("plain", "p", &[(SOURCES, "[\"198.51.100.0/29\"]")]), pod("plain", "q", &[])]);
+    let refused = node.add_refused(&Pod::of("plain", "p"));
+    let said = format!("{} {}", refused.json["msg"], refused.json["details"]);
+    assert!(said.contains(SOURCES) && said.contains("allowSourcePrefixes: Any"), "{said}");
+
+    node.agent.stop().unwrap();
+    drop(node);
+    let more_yaml = "allowSourcePrefixes: Any\n".to_owned();
+    let mut node = site.start_with(&AgentOptions { more_yaml, ..AgentOptions::default() });
+    let (allowed, other) = (node.add_pod("plain", "p"), node.add_pod("plain", "q"));
+    assert_eq!((node.check(&allowed), node.check(&other)), (None, None));
+    let arrives = |pod: &Pod| {
+        let capture = Capture::start(&site.lab.firewall, FIREWALL_TO_NODE, Direction::In).unwrap();
+        // The ping has no way back; what counts is what the firewall sees.
+        let args = ["-c", "1", "-W", "1", "-I", "198.51.100.7", &OUTSIDE_IPV4.to_string()];
+        let _ = Run::new("ping").args(args).finish_in(&pod.netns).unwrap();
+        let from_vip = |packet: &Packet| packet.ip.as_ref().is_some_and(|ip| ip.source == IpAddr::from(vip));
+        capture.wait_for(Duration::from_millis(300), from_vip).is_some()
+    };
+    for pod in [&allowed, &other] {
+        pod.netns.ip("address add 198.51.100.7/32 dev lo").unwrap();
+    }
+    assert!(arrives(&allowed), "{}", node.status());
+    assert!(!arrives(&other), "a pod that may not");
+    // The next agent knows it by its journal.
+    node.agent.kill().unwrap();
+    node.agent.start_again().unwrap();
+    assert_eq!((node.first_planned(), node.check(&allowed)), (0, None));
+    assert!(arrives(&allowed));
+    // Without the journal nothing is known of it, and the pod may send from its own addresses alone.
+    node.agent.kill().unwrap();
+    std::fs::remove_file(site.journal()).unwrap();
+    node.agent.start_again().unwrap();
+    assert!(!arrives(&allowed));
+    node.del(&allowed);
+    node.del(&other);
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use model::Identity;
 
 use crate::kernel::PodSide;
-use crate::object::{Link, Neighbour, Programs, Route};
+use crate::object::{Endpoint, Link, Neighbour, Programs, Route};
 use crate::op::VethEnds;
 use crate::wiring::{self, PodWiring};
 
@@ -156,11 +156,8 @@ fn check_programs(identity: &Identity, host: &Link, programs: &Programs) -> Opti
     if found != Some(&wanted) {
         return Some(Difference {
             object: format!("endpoint map entry of {ifname}"),
-            expected: list(identity.addresses()),
-            found: found.map_or_else(
-                || "none".into(),
-                |e| list(e.ipv4.map(IpAddr::V4).into_iter().chain(e.ipv6.map(IpAddr::V6))),
-            ),
+            expected: told(&wanted),
+            found: found.map_or_else(|| "none".into(), told),
         });
     }
     (!programs.marks_ok).then(|| Difference {
@@ -168,6 +165,12 @@ fn check_programs(identity: &Identity, host: &Link, programs: &Programs) -> Opti
         expected: "as configured".into(),
         found: "another".into(),
     })
+}
+
+/// Addresses, and further sources.
+fn told(endpoint: &Endpoint) -> String {
+    let addresses = endpoint.ipv4.map(IpAddr::V4).into_iter().chain(endpoint.ipv6.map(IpAddr::V6));
+    list(addresses.map(|a| a.to_string()).chain(endpoint.sources.iter().map(ToString::to_string)))
 }
 
 fn absent_route(place: &str, route: &Route, found: &[Route]) -> Difference {

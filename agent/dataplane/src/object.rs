@@ -202,12 +202,14 @@ pub(crate) struct Neighbour {
 }
 
 /// What the programs know of the pod behind one host-side interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Endpoint {
-    /// The only IPv4 source it may use.
+    /// Its own IPv4 source.
     pub(crate) ipv4: Option<Ipv4Addr>,
-    /// The only IPv6 source it may use, besides link-local ones.
+    /// Its own IPv6 source, besides link-local ones.
     pub(crate) ipv6: Option<Ipv6Addr>,
+    /// Sources that it may use besides, where they lie in no pool.
+    pub(crate) sources: BTreeSet<Cidr>,
 }
 
 /// What the programs know of a pool.

@@ -184,7 +184,8 @@ pub(crate) fn open_ops(identity: &Identity, host_ifindex: u32, protocol: u8) -> 
 
 /// What the programs are told.
 pub(crate) fn endpoint(identity: &Identity) -> Endpoint {
-    Endpoint { ipv4: identity.ipv4, ipv6: identity.ipv6 }
+    let sources = identity.extras.allowed_sources.iter().copied().collect();
+    Endpoint { ipv4: identity.ipv4, ipv6: identity.ipv6, sources }
 }
 
 /// Neighbours on the host's end: the pod is reached at once, and cannot fill the node's neighbour table.

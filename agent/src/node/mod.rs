@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mirror;
 pub mod nodes;
 pub mod pod;
+pub mod policies;
 pub mod publish;
 pub mod reconcile;
 pub mod remote;
@@ -65,6 +66,8 @@ pub struct Node<S> {
     progress: tokio::sync::Notify,
     /// Why the node has no address of its own, if it should.
     inner_trouble: Mutex<inner::Trouble>,
+    /// What was last found of NetworkPolicies.
+    policies: Mutex<Option<store::NetworkPolicies>>,
     /// The last leaks that were removed, for people.
     leaks: Mutex<std::collections::VecDeque<String>>,
     /// One deletion of pools at a time.

@@ -4,11 +4,10 @@
 //! its packets: no tag, no mark, no check of sources. Blocks that such a pod has an address of get no blackhole route,
 //! because how they are reached on this node is the other plugin's business.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use dataplane::{GATEWAY_IPV4, GATEWAY_IPV6};
 use ipam::Pool;
 use model::Family;
 use rpc::{AssignedAddress, AssignedReply, IpamAddRequest};
@@ -19,7 +18,8 @@ use tracing::info;
 use super::add::{cancelled, kept_nothing, number_of};
 use super::netns::Netns;
 use super::{Pods, handle_of};
-use crate::answer::{Answer, internal, invalid};
+use crate::answer::{Answer, internal, invalid, try_again};
+use crate::journal::ForeignMark;
 use crate::node::pod::{Pod, Wired};
 
 impl<S: Store> Pods<S> {
@@ -72,6 +72,7 @@ impl<S: Store> Pods<S> {
         if cancel.is_cancelled() {
             return Err(cancelled(pod.handle()));
         }
+        ForeignMark::new(&self.node.config.state_dir).set().map_err(try_again)?;
         let wired = Wired {
             host_mac: String::new(),
             pod_mac: String::new(),
@@ -92,10 +93,11 @@ impl<S: Store> Pods<S> {
         for (address, name) in pod.addresses() {
             let pool = view.pools.by_name(name);
             let is_kept = |kept: IpAddr| view.reservations.contains(kept);
-            let mut assigned = routed(address, name.to_string());
+            let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+            let mut assigned = AssignedAddress { address, prefix_len, gateway: None, pool: name.to_string() };
             if request.on_link {
                 let pool = pool.ok_or_else(|| internal(format!("pool {name} of {address} is gone")))?;
-                let gateway = request.gateways.iter().copied().find(|g| Family::of(*g) == pool.family());
+                let gateway = gateway_of(pool, request.gateways.as_deref());
                 check_on_link(pool, gateway, is_kept).map_err(invalid)?;
                 (assigned.prefix_len, assigned.gateway) = (pool.cidr.prefix_len(), gateway);
             }
@@ -105,23 +107,29 @@ impl<S: Store> Pods<S> {
     }
 }
 
-/// As this plugin's own pods have it: a single host, and a next hop that is nobody's address.
-fn routed(address: IpAddr, pool: String) -> AssignedAddress {
-    let (prefix_len, gateway) =
-        if address.is_ipv4() { (32, GATEWAY_IPV4.into()) } else { (128, GATEWAY_IPV6.into()) };
-    AssignedAddress { address, prefix_len, gateway: Some(gateway), pool }
+/// The next hop of a pool's family: the one that is given, or as `host-local` has it the second address of the range.
+fn gateway_of(pool: &Pool, given: Option<&[IpAddr]>) -> Option<IpAddr> {
+    match given {
+        Some(given) => given.iter().copied().find(|gateway| Family::of(*gateway) == pool.family()),
+        None => match pool.cidr.network() {
+            IpAddr::V4(first) => Some(Ipv4Addr::from(u32::from(first) | 1).into()),
+            IpAddr::V6(first) => Some(Ipv6Addr::from(u128::from(first) | 1).into()),
+        },
+    }
 }
 
-/// Where all of a pool is on the link, some of its addresses are nobody's to have: the first and the last one of an IPv4
-/// range, and the gateway. Blocks know nothing of that, so reservations have to keep them.
+/// Where all of a pool is on the link, some of its addresses are nobody's to have: the first one (of IPv6 the routers'
+/// anycast address), the last one of an IPv4 range, and the gateway. Blocks know nothing of that, so reservations have to
+/// keep them.
 fn check_on_link(
     pool: &Pool,
     gateway: Option<IpAddr>,
     is_kept: impl Fn(IpAddr) -> bool,
 ) -> Result<(), String> {
     let cidr = pool.cidr;
-    let has_edges = pool.family() == Family::V4 && cidr.prefix_len() < 31;
-    let edges = [cidr.network(), cidr.last()].into_iter().filter(|_| has_edges);
+    let is_link = cidr.prefix_len() + 1 < cidr.family().address_bits();
+    let last = Some(cidr.last()).filter(|_| pool.family() == Family::V4);
+    let edges = [Some(cidr.network()), last].into_iter().flatten().filter(|_| is_link);
     let special = edges.chain(gateway.filter(|gateway| cidr.contains(*gateway)));
     let free: Vec<String> = special.filter(|address| !is_kept(*address)).map(|a| a.to_string()).collect();
     if free.is_empty() {
@@ -139,6 +147,21 @@ mod tests {
     use ipam::PoolSpec;
 
     use super::*;
+
+    #[test]
+    fn a_gateway_is_the_one_given_or_the_second_address() {
+        let check = |cidr: &str, given: Option<&[&str]>, expected: Option<&str>| {
+            let pool = Pool::new(PoolSpec::new("p".parse().unwrap(), cidr.parse().unwrap())).unwrap();
+            let given: Option<Vec<IpAddr>> =
+                given.map(|g| g.iter().map(|text| text.parse().unwrap()).collect());
+            let found = gateway_of(&pool, given.as_deref());
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{cidr} {given:?}");
+        };
+        check("10.0.0.16/28", None, Some("10.0.0.17"));
+        check("fd00:1::/64", None, Some("fd00:1::1"));
+        check("10.0.0.16/28", Some(&["fd00::9", "10.0.0.30"]), Some("10.0.0.30"));
+        check("10.0.0.16/28", Some(&[]), None);
+    }
 
     #[test]
     fn on_a_link_the_edges_of_a_range_and_the_gateway_must_be_reserved() {
@@ -161,7 +184,9 @@ mod tests {
         check("10.0.0.0/24", Some("10.0.0.1"), &edges, Some("might get 10.0.0.1:"));
         check("10.0.0.0/24", Some("10.0.0.1"), &["10.0.0.0", "10.0.0.1", "10.0.0.255"], None);
         check("10.0.0.0/24", Some("192.0.2.1"), &edges, None);
-        check("fd00::/120", None, &[], None);
-        check("fd00::/120", Some("fd00::1"), &[], Some("fd00::1"));
+        check("fd00::/120", Some("fd00::1"), &[], Some("fd00::, fd00::1:"));
+        check("fd00::/120", Some("fd00::1"), &["fd00::", "fd00::1"], None);
+        // Of a range of two there is nothing to keep.
+        check("10.0.0.0/31", None, &[], None);
     }
 }

@@ -182,8 +182,9 @@ pub struct IpamAddRequest {
     pub add: AddRequest,
     /// Addresses get the prefix length of their pool: all of it is on the link. Otherwise that of a single host.
     pub on_link: bool,
-    /// Next hops of default routes, at most one of each family.
-    pub gateways: Vec<IpAddr>,
+    /// Next hops of default routes, at most one of each family; absent: the second address of each pool.
+    #[serde(default)]
+    pub gateways: Option<Vec<IpAddr>>,
 }
 
 /// What was assigned for another main plugin.
@@ -610,6 +611,9 @@ pub struct NodeStatusReply {
     /// This node's own address out of a pool, or why it has none though it should.
     #[serde(default)]
     pub inner_address: String,
+    /// What people should know although nothing is wrong; one line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The last leaks that this agent removed, the latest first; one line each.
     #[serde(default)]
     pub leaks: Vec<String>,

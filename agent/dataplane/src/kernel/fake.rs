@@ -265,7 +265,7 @@ impl Fake {
                 state.programs.pinned.remove(ifindex);
             }
             Op::SetEndpoint { ifindex, endpoint } => {
-                state.programs.endpoints.insert(*ifindex, *endpoint);
+                state.programs.endpoints.insert(*ifindex, endpoint.clone());
             }
             Op::RemoveEndpoint { ifindex } => {
                 state.programs.endpoints.remove(ifindex);

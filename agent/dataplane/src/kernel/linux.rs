@@ -116,7 +116,7 @@ impl Linux {
             Op::Attach { ifindex } => self.programs.attach(*ifindex),
             Op::Settle { ifindex } => self.programs.settle(*ifindex),
             Op::Detach { ifindex } => self.programs.detach(*ifindex),
-            Op::SetEndpoint { ifindex, endpoint } => self.programs.set_endpoint(*ifindex, *endpoint),
+            Op::SetEndpoint { ifindex, endpoint } => self.programs.set_endpoint(*ifindex, endpoint.clone()),
             Op::RemoveEndpoint { ifindex } => self.programs.remove_endpoint(*ifindex),
             Op::SetPool { cidr, entry } => self.programs.set_pool(*cidr, *entry),
             Op::RemovePool { cidr } => self.programs.remove_pool(*cidr),

@@ -11,10 +11,13 @@ use ipam::{AssignRequest, FamilyRequest, MetadataKnown, MetadataStep};
 use model::{Extras, Family, Handle, Labels};
 use rpc::{NetworkOptions, PodRef, RpcError};
 use store::resource::Pod;
-use store::{Key, Store};
+use store::{Key, Store, Versioned};
 
 use super::{INVENTED_UID_PREFIX, Pods};
 use crate::answer::{invalid, try_again};
+
+/// The kubelet's annotation on the mirror of a static pod: the UID of the static pod, a hash of its file.
+const MIRROR_OF: &str = "kubernetes.io/config.mirror";
 
 /// More reads than a pod and its namespace can need.
 const MAX_READS: usize = 4;
@@ -115,7 +118,7 @@ impl<S: Store> Pods<S> {
             };
             let comparable = !uid.is_some_and(|uid| uid.starts_with(INVENTED_UID_PREFIX));
             let known = MetadataKnown {
-                pod_uid: uid,
+                pod_uid: object.as_ref().map(runtime_uid),
                 pod_read_live,
                 namespace: namespace.is_some(),
                 namespace_read_live: fresh.is_some(),
@@ -145,7 +148,7 @@ impl<S: Store> Pods<S> {
                     return Err(unknown("namespace", &pod.namespace));
                 }
                 (MetadataStep::RefuseOtherPod, _, _) => {
-                    return Err(other_pod(pod, object.as_ref().map_or("", |object| &object.uid)));
+                    return Err(other_pod(pod, object.as_ref().map_or("", runtime_uid)));
                 }
                 (MetadataStep::RefusePodUnknown | MetadataStep::Use | MetadataStep::ReadNamespace, _, _) => {
                     return Err(unknown("pod", &name_of(pod)));
@@ -154,6 +157,12 @@ impl<S: Store> Pods<S> {
         }
         Err(try_again(format!("pod {} changes faster than it can be read", name_of(pod))))
     }
+}
+
+/// The UID under which the runtime knows a pod. A static pod is in the API as its mirror, an object with a UID of its own
+/// that says in an annotation what the kubelet calls the pod itself.
+fn runtime_uid(object: &Versioned<Pod>) -> &str {
+    object.value.metadata.annotations.get(MIRROR_OF).map_or(&object.uid, String::as_str)
 }
 
 fn other_pod(pod: &PodRef, known_uid: &str) -> RpcError {

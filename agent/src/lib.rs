@@ -5,13 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod bpffs;
 pub mod clock;
 pub mod config;
+pub mod conflist;
+pub mod files;
+pub mod install;
 pub mod journal;
 pub mod logging;
 pub mod node;
 pub mod operator;
 pub mod pods;
+pub mod probe;
 pub mod random;
 pub mod run;
 pub mod server;

@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use poolward_agent::config::{Config, Flags};
+use poolward_agent::config::{Command, Config, Flags};
+use poolward_agent::install::install;
 use poolward_agent::journal::LockError;
+use poolward_agent::probe::probe;
 use poolward_agent::{logging, run};
 
 /// Threads for what only waits: sockets, timers, watches.
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
         println!("{config:#?}");
         return ExitCode::SUCCESS;
     }
+    if let Some(command) = &flags.command {
+        return exec(command, &config);
+    }
     if let Err(error) = logging::start(&config) {
         eprintln!("poolward-agent: log level {:?}: {error}", config.log_level);
         return ExitCode::from(2);
@@ -79,6 +84,26 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("cannot run: {error:#}");
+            match error.downcast_ref::<LockError>() {
+                Some(LockError::Held { .. }) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// A step of the node's life around the agent's.
+fn exec(command: &Command, config: &Config) -> ExitCode {
+    let done = match command {
+        Command::Install(args) => install(config, args, |line| println!("{line}")),
+        Command::Probe(args) => {
+            probe(&config.socket_path, args.what, args.timeout).map_err(anyhow::Error::msg)
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("poolward-agent: {error:#}");
             match error.downcast_ref::<LockError>() {
                 Some(LockError::Held { .. }) => ExitCode::from(3),
                 _ => ExitCode::FAILURE,

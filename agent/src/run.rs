@@ -13,8 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::bpffs;
 use crate::clock;
 use crate::config::{Config, OnLocked, StoreConfig};
+use crate::conflist;
 use crate::journal::{Journal, Loaded, Lock, LockError, Owner};
 use crate::node::Node;
 use crate::node::surroundings::Surroundings;
@@ -41,6 +43,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         boot_id: clock::boot_id().context("read the boot id (is /proc mounted?)")?,
     };
     let (journal, loaded) = Journal::open(lock, &config.state_dir, owner)?;
+    if let Some(mark) = &config.bpf_shared_mark {
+        bpffs::require_mark(mark)?;
+    }
     let settings = settings_of(&config);
     let dataplane = Arc::new(
         tokio::task::spawn_blocking(move || Dataplane::open(settings))
@@ -116,7 +121,8 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_publishing(&stop),
         node.follow_freshness(&stop),
         node.follow_policies(&stop),
-        pods.follow_leaks(&stop)
+        pods.follow_leaks(&stop),
+        conflist::follow(node.clone(), stop.clone())
     );
 }
 
@@ -140,6 +146,7 @@ fn settings_of(config: &Config) -> Settings {
         encap_backend: config.encap_backend,
         max_pods: config.max_pods,
         max_pools: config.max_pools,
+        sysctl_dir: config.sysctl_dir.clone(),
         ..Settings::new(config.bpf_pin_dir.clone())
     }
 }

@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 /// The longest one cargo run may take.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Builds release binaries of agent and poolwardctl and the static plugin.
+/// Builds release binaries of agent, poolwardctl and plugin, all of them static.
 ///
 /// # Errors
 /// What the compiler says, at its end.
@@ -26,16 +26,22 @@ pub(crate) fn release(workspace: &Workspace, toolbox: &Toolbox) -> Result<()> {
     built
 }
 
+/// All of them are linked statically: the plugin is copied into /opt/cni/bin of hosts whose libc may be older than the
+/// builder's, and the others run in an image that has none (docs/adr/0010-image.md). The same programs run everywhere:
+/// what is tested is what is shipped.
 fn build_all(workspace: &Workspace, toolbox: &Toolbox) -> Result<()> {
-    let mut cargo = workspace.cargo();
-    cargo
-        .args(["build", "--release", "-p", "poolward-agent", "-p", "poolwardctl", "--bins"])
-        .env("PATH", toolbox.path()?);
-    logged::ok(cargo, &workspace.log("build-release"), BUILD_LIMIT)?;
-    let mut cargo = workspace.cargo();
-    cargo
-        .args(["rustc", "-p", "poolward-cni", "--profile", "plugin", "--bin", "poolward", "--"])
-        // Static: it is copied into /opt/cni/bin of hosts whose libc may be older than the builder's.
-        .args(["-C", "target-feature=+crt-static"]);
-    logged::ok(cargo, &workspace.log("build-plugin"), BUILD_LIMIT)
+    let programs = [
+        ("poolward-agent", "poolward-agent", "release"),
+        ("poolwardctl", "poolwardctl", "release"),
+        ("poolward-cni", "poolward", "plugin"),
+    ];
+    for (package, program, profile) in programs {
+        let mut cargo = workspace.cargo();
+        cargo
+            .args(["rustc", "-p", package, "--profile", profile, "--bin", program, "--"])
+            .args(["-C", "target-feature=+crt-static"])
+            .env("PATH", toolbox.path()?);
+        logged::ok(cargo, &workspace.log(&format!("build-{program}")), BUILD_LIMIT)?;
+    }
+    Ok(())
 }

@@ -1,23 +1,30 @@
 //! A control plane for people, with or without nodes: real, small, and gone without a trace when it is taken down.
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use harness::{ControlPlane, ControlPlaneOptions, Kubernetes, Underlay};
+use anyhow::{Result, ensure};
+use harness::cluster::{BUSYBOX_IMAGE, NAMESPACE};
+use harness::{Cluster, ClusterOptions, ControlPlane, ControlPlaneOptions, Kubernetes, Underlay};
 
-use crate::many::{self, ManyNodes};
+use crate::many;
 use crate::report::{bold, green, seconds};
 use crate::workspace::Workspace;
 
 /// Names of everything it is begin with this.
 const NAME: &str = "pwcluster";
 
-/// Starts etcd and the API server, applies Poolward's resource definitions, and says what to type next.
+/// What installs Poolward on nodes that were given its image by hand.
+const OVERLAY: &str = "deploy/overlays/lab";
+
+/// Starts etcd and the API server, applies Poolward's resource definitions, and says what to type next. With nodes, also
+/// controllers and a scheduler, and on each node containerd, a kubelet and kube-proxy; their pods' network is Poolward
+/// from this image, or else what Debian's plugins make.
 ///
 /// # Errors
 /// One is up already, or something does not start.
-pub(crate) fn up(workspace: &Workspace, nodes_count: u8) -> Result<()> {
-    let found = many::standing(workspace, NAME)?;
+pub(crate) fn up(workspace: &Workspace, nodes_count: u8, image: Option<&Path>) -> Result<()> {
+    let found = standing(workspace)?;
     ensure!(
         found.is_empty(),
         "a cluster is up already (or was cut short): `cargo xtask cluster down` takes it down; there is {}",
@@ -25,7 +32,7 @@ pub(crate) fn up(workspace: &Workspace, nodes_count: u8) -> Result<()> {
     );
     let started = Instant::now();
     if nodes_count > 0 {
-        return up_with_nodes(workspace, nodes_count, started);
+        return up_with_nodes(workspace, nodes_count, image, started);
     }
     let dir = many::control_plane_dir(workspace, NAME);
     let options = ControlPlaneOptions { dir: Some(dir), ..ControlPlaneOptions::default() };
@@ -50,41 +57,57 @@ pub(crate) fn up(workspace: &Workspace, nodes_count: u8) -> Result<()> {
     Ok(())
 }
 
-/// The same with nodes, each in a network namespace and with its agent.
-fn up_with_nodes(workspace: &Workspace, nodes_count: u8, started: Instant) -> Result<()> {
-    let all = ManyNodes::build(workspace, NAME, Underlay::Routed, nodes_count)?;
-    let mut agents = all.start_agents()?;
-    let kubectl = Kubernetes::find()?.program("kubectl");
-    let inside = |netns: &str, command: &str| format!("nsenter --net=/run/netns/{netns} {command}");
-    let first = all.fabric.nodes.first().context("no node")?;
-    let kubectl = inside(
-        all.management.netns().name(),
-        &format!(
-            "{} --kubeconfig {}",
-            kubectl.display(),
-            all.management.control_plane.kubeconfig().display()
-        ),
-    );
-    let ctl = workspace.target.join("release/poolwardctl");
+/// The same with nodes, and what their pods' network is made of.
+fn up_with_nodes(
+    workspace: &Workspace,
+    nodes_count: u8,
+    image: Option<&Path>,
+    started: Instant,
+) -> Result<()> {
+    let progress =
+        |what: &str| eprintln!("{} {what}, after {}", bold("cluster:"), seconds(started.elapsed()));
+    let options = ClusterOptions {
+        name: NAME,
+        underlay: Underlay::Routed,
+        nodes_count,
+        definitions: &workspace.root.join("deploy/crds"),
+        control_plane_dir: Some(many::control_plane_dir(workspace, NAME)),
+    };
+    let mut cluster = Cluster::start(&options, &progress)?;
+    crate::interrupt::check()?;
+    let agents = if let Some(image) = image {
+        progress("Poolward");
+        cluster.install_poolward(image, &workspace.root.join(OVERLAY))?;
+        format!("  kubectl get pods -n {NAMESPACE} -o wide\n  kubectl get ippools,ipblocks\n")
+    } else {
+        progress("ptp and host-local");
+        cluster.install_host_local()?;
+        cluster.wait_until_ready()?;
+        String::new()
+    };
+    crate::interrupt::check()?;
+    let control_plane = &cluster.management.control_plane;
+    let first = cluster.worker(1)?;
     let text = format!(
-        "{} {nodes_count} nodes and {}, in {}\n\n  \
-         alias kubectl='{kubectl}'\n  \
-         kubectl get nodes,ippools,ipblocks\n  \
-         {} --socket {} status\n  \
-         {}\n  \
-         less {}\n  \
+        "{} {nodes_count} nodes and {}, ready in {}\n\n  \
+         alias kubectl='nsenter --net=/run/netns/{} {} --kubeconfig {}'\n  \
+         kubectl get nodes -o wide\n\
+         {agents}  \
+         kubectl run shell --image={BUSYBOX_IMAGE} --image-pull-policy=Never -it --rm --restart=Never -- sh\n  \
+         nsenter --target $(cat {}/init.pid) --all ip route   # on {}\n  \
+         less {}/kubelet.log\n  \
          cargo xtask cluster down\n",
         green("up:"),
-        bold(&all.management.control_plane.server()),
+        bold(&control_plane.server()),
         seconds(started.elapsed()),
-        ctl.display(),
-        first.files.socket().display(),
-        inside(first.netns.name(), "ip route"),
-        first.files.log().display(),
+        cluster.management.netns().name(),
+        Kubernetes::find()?.program("kubectl").display(),
+        control_plane.kubeconfig().display(),
+        first.machine.dir().display(),
+        first.name,
+        first.machine.dir().display(),
     );
-    agents.iter_mut().for_each(harness::Agent::leave_running);
-    drop(agents);
-    all.keep();
+    cluster.leave_running();
     print!("{text}");
     Ok(())
 }
@@ -103,8 +126,18 @@ pub(crate) fn apply_definitions(workspace: &Workspace, control_plane: &ControlPl
 /// # Errors
 /// A process does not go.
 pub(crate) fn down(workspace: &Workspace) -> Result<()> {
-    let was_up = !many::standing(workspace, NAME)?.is_empty();
+    let was_up = !standing(workspace)?.is_empty();
+    Cluster::take_down_nodes(NAME)?;
     many::take_down(workspace, NAME)?;
     println!("{}", if was_up { "the cluster is down" } else { "no cluster is up" });
     Ok(())
+}
+
+/// What is there of a cluster.
+fn standing(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut found = many::standing(workspace, NAME)?;
+    if Cluster::is_there(NAME)? {
+        found.push(Cluster::dir_of(NAME)?.display().to_string());
+    }
+    Ok(found)
 }

@@ -8,6 +8,7 @@ mod build;
 mod cluster;
 mod codegen;
 mod demo;
+mod image;
 mod interrupt;
 mod logged;
 mod many;
@@ -64,6 +65,12 @@ enum Task {
         #[arg(long, conflicts_with_all = ["keep", "json"])]
         clean: bool,
     },
+    /// Build the container image of a node, without a container engine: an OCI archive for `ctr images import`
+    Image {
+        /// Write the archive to this file [default: image/poolward.tar in the target directory]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// A real Kubernetes API server to look around in
     Cluster {
         /// Start it, or take it down
@@ -102,9 +109,12 @@ enum Task {
 enum ClusterAction {
     /// Start etcd and the API server, and say what to type next
     Up {
-        /// Also so many nodes, in network namespaces, each with its agent
+        /// Also so many nodes with containerd, kubelet and kube-proxy, controllers and a scheduler
         #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=99))]
         nodes: u8,
+        /// Install Poolward, from this repository's image and manifests, instead of Debian's ptp and host-local
+        #[arg(long, requires = "nodes")]
+        poolward: bool,
     },
     /// End them, and delete all that was in them
     Down,
@@ -140,6 +150,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             build::release(&workspace, &toolbox)?;
         }
+        Task::Image { out } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
+            println!("{}", image::build(&workspace, &toolbox, out.as_deref())?.display());
+        }
         Task::Demo { clean: true, .. } => demo::clean(&workspace)?,
         Task::Demo { nodes, keep, json, clean: false } => {
             let needs = Needs { kubernetes: nodes > 1 };
@@ -148,12 +162,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             let options = demo::Options { nodes_count: nodes, keep, json: json.as_deref() };
             demo::run(&workspace, options)?;
         }
-        Task::Cluster { action: ClusterAction::Up { nodes } } => {
+        Task::Cluster { action: ClusterAction::Up { nodes, poolward } } => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
-            if nodes > 0 {
-                build::release(&workspace, &toolbox)?;
-            }
-            cluster::up(&workspace, nodes)?;
+            let image = poolward.then(|| image::build(&workspace, &toolbox, None)).transpose()?;
+            cluster::up(&workspace, nodes, image.as_deref())?;
         }
         Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {

@@ -8,7 +8,7 @@
 //! | property | integration tests called `properties`, `histories` or `fuzz` |
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
 //! | netns | every other integration test of `poolward-tests`, and those called `netns` |
-//! | kubernetes | integration tests called `kubernetes`: against a real API server |
+//! | kubernetes | integration tests called `kubernetes`: against a real API server; and `cluster`: on real nodes |
 //! | nodes | integration tests called `nodes`: several nodes in network namespaces, and a real API server |
 //!
 //! Others are one program of ours each, which counts its cases itself (`program`):
@@ -45,7 +45,7 @@ use crate::report::{Table, bold, green, red, seconds};
 use crate::setup::Toolbox;
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{build, logged};
+use crate::{build, image, logged};
 
 /// The longest one test program may take.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -63,7 +63,7 @@ pub(crate) enum Tier {
     Bpf,
     /// The real agent and plugin in network namespaces
     Netns,
-    /// Against a real Kubernetes API server
+    /// Against a real Kubernetes API server, and on real nodes with kubelets
     Kubernetes,
     /// Several nodes with an agent each, in network namespaces, and a real Kubernetes API server
     Nodes,
@@ -198,8 +198,11 @@ fn run_tier(
     if let Some(program) = program::of_tier(tier) {
         return program::run(workspace, toolbox, &program, filter, result);
     }
-    if matches!(tier, Tier::Netns | Tier::Nodes) {
-        build::release(workspace, toolbox)?;
+    match tier {
+        Tier::Netns | Tier::Nodes => build::release(workspace, toolbox)?,
+        // Nodes run the agent from the image that is shipped.
+        Tier::Kubernetes => image::build(workspace, toolbox, None).map(drop)?,
+        _ => {}
     }
     progress(&format!("{}: building", bold(tier.name())));
     let programs = discover::build(workspace, toolbox, tier)?;

@@ -8,13 +8,15 @@
 //! * `ip_batch_classic_per_s_5000x4`: the same routes with a gateway each, by `ip -batch`, in the same turns.
 //! * `repair_ms`: from starting `ip route del` on one of 20,000 routes until it is back; the repair that follows each has to find
 //!   nothing more to do.
+//! * `carrier_ms_NxM`: from starting `ip link set up` on the far end of the uplink, which had taken all routes with it, until
+//!   all of them are back.
 //! * `resync_ms`: a reconciliation that reads 20,000 routes and plans nothing; `resync_drift_ops`: operations that it
 //!   plans when one of them has been altered.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot measure shall end")]
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::{NetNs, Run};
 use model::{Cidr, IpipMode};
@@ -25,6 +27,10 @@ use serde_json::json;
 const ROUNDS: usize = 5;
 const REPAIRS: u32 = 41;
 const RESYNCS: usize = 9;
+const CARRIERS: usize = 11;
+
+/// After this long without an event the kernel has told all.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// All nodes are on the uplink's link.
 const SUBNET: &str = "172.16.0.1/12";
@@ -161,6 +167,43 @@ impl Node {
         })
     }
 
+    /// Milliseconds from starting to give the uplink its carrier back until all routes are back.
+    fn carriers(&self) -> Vec<f64> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let netns = &self.netns;
+        let wanted = self.desired.remote_ranges.len();
+        self.call(|dataplane| {
+            runtime.block_on(async {
+                let mut events = dataplane.events().unwrap();
+                let mut took = Vec::new();
+                for _ in 0..CARRIERS {
+                    netns.ip("link set up1 down").unwrap();
+                    while tokio::time::timeout(QUIET, events.next()).await.is_ok() {
+                        dataplane.restore(&events.take_gone());
+                        let _ = dataplane.repair();
+                    }
+                    assert_eq!(netns.ip("route show proto 80 dev up0").unwrap(), "");
+                    let started = Instant::now();
+                    netns.ip("link set up1 up").unwrap();
+                    // As the agent does with every such event.
+                    let mut done_count = 0;
+                    while done_count < wanted {
+                        let event = events.next().await.unwrap();
+                        let gone = events.take_gone();
+                        if event < Event::Underlay {
+                            continue;
+                        }
+                        done_count += dataplane.restore(&gone).len();
+                        done_count += dataplane.repair().planned_count;
+                    }
+                    took.push(started.elapsed().as_secs_f64() * 1e3);
+                    self.assert_complete();
+                }
+                took
+            })
+        })
+    }
+
     /// Milliseconds of reconciliations that plan nothing.
     fn resyncs(&self) -> Vec<f64> {
         let resync = |_| {
@@ -258,6 +301,12 @@ fn main() {
     }
     let [small_rate, large_rate, full_rate, classic] = samples.map(median);
     let repairs = full.repairs();
+    let carriers_full = full.carriers();
+    let carriers_medium = {
+        let medium = Node::new("1000x4", (1_000, 4), IpipMode::Never);
+        medium.first_run();
+        medium.carriers()
+    };
     let resyncs = full.resyncs();
     let drift_ops = full.drift_ops();
     let numbers = json!({
@@ -271,6 +320,9 @@ fn main() {
         "ip_batch_classic_per_s_5000x4": classic,
         "repair_ms_p50": percentile(repairs.clone(), 50),
         "repair_ms_p90": percentile(repairs, 90),
+        "carrier_ms_p50_1000x4": percentile(carriers_medium.clone(), 50),
+        "carrier_ms_p90_1000x4": percentile(carriers_medium, 90),
+        "carrier_ms_p50_5000x4": percentile(carriers_full, 50),
         "resync_ms_p50": percentile(resyncs, 50),
         "resync_drift_ops": drift_ops,
     });

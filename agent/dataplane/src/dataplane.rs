@@ -131,7 +131,7 @@ impl Dataplane {
     /// `pin_dir` is not on a bpffs, existing pins do not fit, or the kernel would not; the text says what to do.
     pub fn open(settings: Settings) -> Result<Self, DataplaneError> {
         let programs = ProgramStore::open(&settings)?;
-        let kernel = Linux::open(programs, &settings.nft_table)?;
+        let kernel = Linux::open(programs, &settings)?;
         let backend = match settings.encap_backend {
             EncapBackend::Ebpf => Backend::Ebpf,
             EncapBackend::Device => Backend::Device,

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use model::Mac;
@@ -333,20 +334,21 @@ pub(crate) enum Sysctl {
 }
 
 impl Sysctl {
-    /// Its file.
-    pub(crate) fn path(&self) -> String {
-        match self {
-            Self::ForwardIpv4 => "/proc/sys/net/ipv4/ip_forward".into(),
-            Self::ForwardIpv6 => "/proc/sys/net/ipv6/conf/all/forwarding".into(),
-            Self::AcceptRa(ifname) => format!("/proc/sys/net/ipv6/conf/{ifname}/accept_ra"),
-            Self::RpFilter(ifname) => format!("/proc/sys/net/ipv4/conf/{ifname}/rp_filter"),
-            Self::DisableIpv6(ifname) => format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"),
-        }
+    /// Its file, below `/proc/sys/net` or wherever that is mounted.
+    pub(crate) fn path(&self, sysctl_dir: &Path) -> PathBuf {
+        sysctl_dir.join(self.to_string())
     }
 }
 
 impl fmt::Display for Sysctl {
+    /// Its path below `/proc/sys/net`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.path())
+        match self {
+            Self::ForwardIpv4 => f.write_str("ipv4/ip_forward"),
+            Self::ForwardIpv6 => f.write_str("ipv6/conf/all/forwarding"),
+            Self::AcceptRa(ifname) => write!(f, "ipv6/conf/{ifname}/accept_ra"),
+            Self::RpFilter(ifname) => write!(f, "ipv4/conf/{ifname}/rp_filter"),
+            Self::DisableIpv6(ifname) => write!(f, "ipv6/conf/{ifname}/disable_ipv6"),
+        }
     }
 }

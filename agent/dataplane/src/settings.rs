@@ -31,6 +31,8 @@ pub struct Settings {
     pub uplink: Option<String>,
     /// Name of our nftables table.
     pub nft_table: String,
+    /// Where the switches of `/proc/sys/net` are: elsewhere in a container, whose own are read-only.
+    pub sysctl_dir: PathBuf,
     /// How programs are attached. [`AttachMode::Auto`]: by clsact filters at once and, where the kernel has TCX, by
     /// links in their place some seconds later, for an attachment by TCX takes 10 ms with every other change held up.
     pub attach_mode: AttachMode,
@@ -53,6 +55,7 @@ impl Settings {
             route_protocol: 80,
             uplink: None,
             nft_table: "poolward".into(),
+            sysctl_dir: "/proc/sys/net".into(),
             attach_mode: AttachMode::Auto,
             encap_backend: EncapBackend::Auto,
             max_pods: 1024,

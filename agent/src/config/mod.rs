@@ -3,6 +3,8 @@
 //! `raw` is what may be written; this module turns it into [`Config`] and says for every mistake which key on
 //! which line is wrong. It starts nothing.
 
+mod cni_settings;
+mod commands;
 mod ipam_settings;
 mod raw;
 mod store_settings;
@@ -17,6 +19,8 @@ pub use dataplane::EncapBackend;
 use dataplane::AttachMode;
 use model::{Cidr, Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
+pub use cni_settings::CniConfig;
+pub use commands::{Command, InstallArgs, Probe};
 pub use ipam_settings::of_cluster as settings_of_cluster;
 use raw::{Raw, Spanned};
 pub use store_settings::StoreConfig;
@@ -38,6 +42,9 @@ pub use store_settings::StoreConfig;
         \n    kubeconfig: <in-cluster>                  how the API server is reached; with type kubernetes\
         \n  storePath: /var/lib/poolward/store.redb   the file; with type embedded\
         \n  bpfPinDir: /sys/fs/bpf/poolward           programs, maps and links; on a bpffs of the host\
+        \n  bpfSharedMark: <none>                     directory that `install` leaves on the host's bpffs; where it is\
+        \n                                            missing, the bpffs is a container's own, and is refused\
+        \n  sysctlDir: /proc/sys/net                  elsewhere in a container, whose own are read-only\
         \n  markMask: 0x0fff0000                      bits of skb->mark that are ours\
         \n  routeProtocol: 80                         protocol number of our routes (5 to 255)\
         \n  uplink: <interface of the default route>\
@@ -56,6 +63,9 @@ pub use store_settings::StoreConfig;
         \n  allowSourcePrefixes: Disabled             Disabled or Any: whether pods may ask, by the annotation\
         \n                                            allowedSourcePrefixes, to send from other sources than their own\
         \n  onLocked: exit                            exit or wait while another agent of this node runs\
+        \n  cni:                                      what the container runtime is told:\
+        \n    conflistPath: <none>                      file that is written once pods can get addresses\
+        \n    conflist: <poolward, then portmap>        what it holds, as JSON\
         \n  ipam:                                     how addresses are given:\
         \n    strictAffinity: false                     never borrow addresses from other nodes' blocks, nor lend\
         \n    autoAllocateBlocks: true                  claim blocks when own ones have no room\
@@ -70,14 +80,17 @@ pub use store_settings::StoreConfig;
         \nExit codes: 0 stopped by a signal, 1 failed, 2 usage or configuration, 3 another agent holds the journal."
 )]
 pub struct Flags {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// YAML file to read.
-    #[arg(long, value_name = "FILE", env = "POOLWARD_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "POOLWARD_CONFIG")]
     pub config: Option<PathBuf>,
     /// Name of this node (overrides nodeName).
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
     /// Unix socket to serve on (overrides socketPath).
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// What to do while another agent of this node holds the journal (overrides onLocked).
     #[arg(long, value_name = "WHAT")]
@@ -127,6 +140,12 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where programs, maps and links are pinned.
     pub bpf_pin_dir: PathBuf,
+    /// A directory on the host's bpffs, made by `install`, without which the agent does not start.
+    pub bpf_shared_mark: Option<PathBuf>,
+    /// Where the switches of `/proc/sys/net` are.
+    pub sysctl_dir: PathBuf,
+    /// What the container runtime is told, and where; `None`: not by us.
+    pub cni: Option<CniConfig>,
     /// Which bits of `skb->mark` are ours.
     pub mark_layout: MarkLayout,
     /// Protocol number of our routes.
@@ -293,13 +312,20 @@ impl Config {
             Some(path) => path.clone(),
             None => path("socketPath", raw.socket_path.as_ref(), "/run/poolward/agent.sock")?,
         };
+        let bpf_shared_mark = match &raw.bpf_shared_mark {
+            None => None,
+            value => Some(path("bpfSharedMark", value.as_ref(), "")?),
+        };
         Ok(Self {
             node_name,
             node_labels: raw.node_labels.clone(),
+            cni: cni_settings::resolve(raw.cni.as_ref(), &socket_path, file)?,
             socket_path,
             state_dir: path("stateDir", raw.state_dir.as_ref(), "/run/poolward")?,
             store: store_settings::resolve(raw, file)?,
             bpf_pin_dir: path("bpfPinDir", raw.bpf_pin_dir.as_ref(), "/sys/fs/bpf/poolward")?,
+            bpf_shared_mark,
+            sysctl_dir: path("sysctlDir", raw.sysctl_dir.as_ref(), "/proc/sys/net")?,
             mark_layout,
             route_protocol,
             uplink,
@@ -405,6 +431,7 @@ mod tests {
         let config = load(
             "nodeName: n2\nnodeLabels: {zone: a}\nsocketPath: /x/s\nstateDir: /x\nstorePath: /x/r\n\
              bpfPinDir: /b\nmarkMask: 0xff0000\nrouteProtocol: 90\nuplink: up0\nmtuBytes: 1400\n\
+             bpfSharedMark: /b_mark\nsysctlDir: /host/net\ncni: {conflistPath: /n/1.conflist}\n\
              store: {type: embedded}\nnodeIp: 192.0.2.7\nencapBackend: device\npublishSeconds: 3\n\
              podCIDRs: [10.244.1.0/24]\nleakGraceSeconds: 7\nallowSourcePrefixes: Any\n\
              attachMode: clsact\nmaxPods: 200\nmaxPools: 9\nresyncSeconds: 5\nonLocked: wait\nlog:\n  level: debug\n  format: json\n",
@@ -412,6 +439,11 @@ mod tests {
         .unwrap();
         assert_eq!((config.max_pods, config.max_pools), (200, 9));
         assert_eq!(config.store, StoreConfig::Embedded { path: "/x/r".into() });
+        assert_eq!(config.bpf_shared_mark.as_deref(), Some(Path::new("/b_mark")));
+        assert_eq!(config.sysctl_dir, Path::new("/host/net"));
+        let cni = config.cni.unwrap();
+        assert_eq!(cni.conflist_path, Path::new("/n/1.conflist"));
+        assert!(cni.conflist.contains("/x/s"), "{}", cni.conflist);
         assert_eq!(config.node_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
         assert_eq!(config.encap_backend, EncapBackend::Device);
         assert_eq!(config.publish_interval, Duration::from_secs(3));
@@ -460,6 +492,9 @@ mod tests {
         check("resyncSeconds: 0\n", &["line 1", "resyncSeconds"]);
         check("nodeName: Bad_Name\n", &["line 1", "nodeName", "Bad_Name"]);
         check("stateDir: run\n", &["line 1", "stateDir", "absolute"]);
+        check("cni:\n  conflistPath: /n/1.conf\n", &["line 2", "cni.conflistPath", ".conflist"]);
+        check("cni: {conflist: x}\n", &["line 1", "cni.conflist", "not JSON"]);
+        check("bpfSharedMark: x\n", &["line 1", "bpfSharedMark", "absolute"]);
         check("log:\n  format: xml\n", &["line 2", "log.format", "xml", "text, json"]);
         check("log:\n  colour: red\n", &["line 2", "colour"]);
         check("nodeName: [1\n", &["line"]);

@@ -19,6 +19,8 @@ pub(super) struct Raw {
     pub(super) store: Option<RawStore>,
     pub(super) store_path: Option<Spanned<PathBuf>>,
     pub(super) bpf_pin_dir: Option<Spanned<PathBuf>>,
+    pub(super) bpf_shared_mark: Option<Spanned<PathBuf>>,
+    pub(super) sysctl_dir: Option<Spanned<PathBuf>>,
     pub(super) mark_mask: Option<Spanned<String>>,
     pub(super) route_protocol: Option<Spanned<u64>>,
     pub(super) uplink: Option<Spanned<String>>,
@@ -35,6 +37,7 @@ pub(super) struct Raw {
     pub(super) leak_grace_seconds: Option<Spanned<u64>>,
     pub(super) allow_source_prefixes: Option<Spanned<String>>,
     pub(super) on_locked: Option<Spanned<String>>,
+    pub(super) cni: Option<RawCni>,
     pub(super) ipam: Option<RawIpam>,
     pub(super) log: Option<RawLog>,
 }
@@ -58,6 +61,13 @@ pub(super) struct RawStore {
     #[serde(rename = "type")]
     pub(super) kind: Option<Spanned<String>>,
     pub(super) kubeconfig: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct RawCni {
+    pub(super) conflist_path: Option<Spanned<PathBuf>>,
+    pub(super) conflist: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -21,9 +21,7 @@ impl Binaries {
     /// # Errors
     /// One of them has not been built.
     pub fn find() -> Result<Self> {
-        let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
+        let target = target_dir();
         let binaries = Self {
             agent: target.join("release/poolward-agent"),
             ctl: target.join("release/poolwardctl"),
@@ -34,4 +32,19 @@ impl Binaries {
         }
         Ok(binaries)
     }
+}
+
+/// The archive of a node's image, as `cargo xtask image` leaves it.
+///
+/// # Errors
+/// It has not been built.
+pub fn image_archive() -> Result<PathBuf> {
+    let path = target_dir().join("image/poolward.tar");
+    ensure!(path.is_file(), "{} has not been built: run `cargo xtask image`", path.display());
+    Ok(path)
+}
+
+fn target_dir() -> PathBuf {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }

@@ -2,9 +2,10 @@
 //! their own, in any network namespace.
 //!
 //! Starts, stops, kills, pauses and restores both; makes identities; writes objects of Kubernetes itself. Knows nothing
-//! of Poolward's resources but where manifests go. No scheduler, no controllers, no kubelet: what those would write,
-//! tests write.
+//! of Poolward's resources but where manifests go. Controllers and scheduler only where they are asked for: without,
+//! what those would write, tests write. No kubelet: see [`crate::cluster`].
 
+mod controllers;
 mod guard;
 mod metrics;
 mod nodes;
@@ -17,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use self::guard::Guard;
+use self::controllers::Controllers;
+pub use self::controllers::NODE_RANGE;
+pub(crate) use self::guard::Guard;
 pub use self::metrics::{RequestKind, Requests};
 pub use self::nodes::BoundPod;
 use self::pki::Pki;
@@ -33,6 +36,9 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often a start is tried: somebody else may take a port between its choice and its use.
 const START_ATTEMPTS_COUNT: u32 = 3;
+
+/// Addresses of Services.
+pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 
 /// The one member of the etcd cluster.
 const MEMBER: &str = "poolward";
@@ -50,6 +56,8 @@ pub struct ControlPlaneOptions {
     pub dir: Option<PathBuf>,
     /// More flags of the API server; later ones win.
     pub api_args: Vec<String>,
+    /// Also the controller-manager and the scheduler; pods then have service accounts and their tokens.
+    pub controllers: bool,
 }
 
 impl Default for ControlPlaneOptions {
@@ -60,6 +68,7 @@ impl Default for ControlPlaneOptions {
             listen: Ipv4Addr::LOCALHOST.into(),
             dir: None,
             api_args: Vec::new(),
+            controllers: false,
         }
     }
 }
@@ -74,6 +83,9 @@ pub struct ControlPlane {
     ports: Ports,
     etcd: Daemon,
     api: Daemon,
+    controllers: Option<Controllers>,
+    /// Whether there are to be [`Controllers`].
+    is_whole: bool,
     /// Counts data directories of etcd: each restore has a new one.
     generation: u32,
     /// `None` once it was left running.
@@ -111,7 +123,7 @@ impl ControlPlane {
         let kubernetes = Kubernetes::find()?;
         let dir = create_dir(options.dir.as_deref())?;
         let owned = options.netns.iter().filter(|_| options.owns_netns).cloned().collect::<Vec<_>>();
-        let guard = Some(Guard::over(&dir, &owned)?);
+        let guard = Some(Guard::over(&dir, &owned, &[])?);
         let open = || options.netns.as_deref().map(NetNs::open).transpose();
         let ports = Ports::free(open()?.as_ref(), options.listen)?;
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
@@ -125,6 +137,8 @@ impl ControlPlane {
             kubernetes,
             pki,
             ports,
+            controllers: None,
+            is_whole: options.controllers,
             generation: 0,
             guard,
         };
@@ -133,7 +147,26 @@ impl ControlPlane {
         control_plane.set_api_args(&options.api_args);
         control_plane.etcd.start()?;
         control_plane.start_api()?;
+        if options.controllers {
+            control_plane.controllers = Some(Controllers::start(&control_plane)?);
+        }
         Ok(control_plane)
+    }
+
+    /// An error with the end of its log once one of its processes has ended by itself.
+    ///
+    /// # Errors
+    /// One has.
+    pub fn check(&mut self) -> Result<()> {
+        self.etcd.check()?;
+        self.api.check()?;
+        self.controllers.as_mut().map_or(Ok(()), Controllers::check)
+    }
+
+    /// The certificate of the authority that signed everybody's.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.pki.certificate("ca")
     }
 
     /// Its directory: logs, keys, kubeconfigs, data.
@@ -361,6 +394,9 @@ impl ControlPlane {
         }
         self.api.leave_running();
         self.etcd.leave_running();
+        if let Some(controllers) = &mut self.controllers {
+            controllers.leave_running();
+        }
     }
 
     /// Ends what was left running with this directory, and deletes the directory. `false` when there is none.
@@ -369,6 +405,7 @@ impl ControlPlane {
     /// A process does not go.
     pub fn stop_left_running(dir: &Path) -> Result<bool> {
         let Ok(dir) = dir.canonicalize() else { return Ok(false) };
+        Controllers::stop_left_running(&dir)?;
         for name in ["apiserver", "etcd"] {
             stop_daemon_left_running(&dir, name, END_LIMIT)?;
         }
@@ -399,7 +436,15 @@ impl ControlPlane {
         let Ports { api, etcd, .. } = self.ports;
         let file = |path: PathBuf| path.display().to_string();
         let pki = &self.pki;
-        vec![
+        let service_accounts = if self.is_whole {
+            // The Service `kubernetes` leads to this server.
+            ["--enable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=lease"]
+        } else {
+            // Nobody makes service accounts' tokens, and pods shall be accepted all the same. With a reconciler the
+            // server would write its own address into the Service `kubernetes`, and wait for that when it ends.
+            ["--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none"]
+        };
+        let mut args = vec![
             format!("--etcd-servers=http://{etcd}"),
             format!("--bind-address={}", api.ip()),
             format!("--advertise-address={}", api.ip()),
@@ -411,25 +456,24 @@ impl ControlPlane {
             format!("--service-account-key-file={}", file(pki.service_account_public_key())),
             format!("--service-account-signing-key-file={}", file(pki.key("sa"))),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            format!("--service-cluster-ip-range={SERVICE_RANGE}"),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
-            // Nobody makes service accounts' tokens here, and pods shall be accepted all the same.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
             format!("--kubelet-client-certificate={}", file(pki.certificate("apiserver-kubelet"))),
             format!("--kubelet-client-key={}", file(pki.key("apiserver-kubelet"))),
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
-            // It would write its own address into the Service `kubernetes`, and wait for that when it ends.
-            "--endpoint-reconciler-type=none".to_owned(),
             "--allow-privileged=true".to_owned(),
             "--profiling=false".to_owned(),
-        ]
+        ];
+        args.extend(service_accounts.map(str::to_owned));
+        args
     }
 }
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
         if self.guard.is_some() {
+            self.controllers = None;
             // First the client, so that its log does not end in complaints; then the guard deletes the directory.
             for daemon in [&mut self.api, &mut self.etcd] {
                 if daemon.pid().is_some() {

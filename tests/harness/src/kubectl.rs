@@ -64,6 +64,19 @@ impl Kubectl {
         self.finish(args, stdin)?.ok().with_context(|| format!("kubectl {}", args.join(" ")))
     }
 
+    /// As [`Kubectl::run`], for a command that itself waits, up to `limit`.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn long(&self, args: &[&str], limit: Duration) -> Result<String> {
+        let run = self.command(args).limit(limit + Duration::from_secs(10));
+        let finished = match &self.netns {
+            Some(netns) => run.finish_in(netns),
+            None => run.finish(),
+        };
+        finished?.ok().with_context(|| format!("kubectl {}", args.join(" ")))
+    }
+
     /// As [`Kubectl::run`] with `-o json`, parsed.
     ///
     /// # Errors

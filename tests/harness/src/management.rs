@@ -55,7 +55,9 @@ pub struct Management {
 pub struct ManagementLink {
     /// The control plane's end.
     ifname: String,
-    /// The node's kubeconfig.
+    /// The node's address on this network.
+    pub address: IpAddr,
+    /// The kubeconfig of the node's agent.
     pub kubeconfig: PathBuf,
 }
 
@@ -111,7 +113,7 @@ impl Management {
         ))?;
         node.netns.ip_batch(&format!("link set mgmt0 up\naddr add {address}/16 dev mgmt0\n"))?;
         let kubeconfig = self.control_plane.add_identity(&format!("poolward:{}", node.name), &[AGENTS])?;
-        Ok(ManagementLink { ifname, kubeconfig })
+        Ok(ManagementLink { ifname, address, kubeconfig })
     }
 
     /// Leaves everything standing when this value goes.

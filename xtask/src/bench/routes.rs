@@ -27,6 +27,9 @@ struct Costs {
     ip_batch_classic_per_s_5000x4: f64,
     repair_ms_p50: f64,
     repair_ms_p90: f64,
+    carrier_ms_p50_1000x4: f64,
+    carrier_ms_p90_1000x4: f64,
+    carrier_ms_p50_5000x4: f64,
     resync_ms_p50: f64,
     resync_drift_ops: f64,
 }
@@ -51,6 +54,9 @@ pub(super) fn run(workspace: &Workspace, toolbox: &Toolbox, numbers: &mut Number
         ("ip_batch_classic_per_s_5000x4", costs.ip_batch_classic_per_s_5000x4),
         ("repair_ms_p50", costs.repair_ms_p50),
         ("repair_ms_p90", costs.repair_ms_p90),
+        ("carrier_ms_p50_1000x4", costs.carrier_ms_p50_1000x4),
+        ("carrier_ms_p90_1000x4", costs.carrier_ms_p90_1000x4),
+        ("carrier_ms_p50_5000x4", costs.carrier_ms_p50_5000x4),
         ("resync_ms_p50", costs.resync_ms_p50),
         ("resync_drift_ops", costs.resync_drift_ops),
     ] {
@@ -76,6 +82,10 @@ fn table_of(costs: &Costs) -> String {
     row("the same, encapsulated, 5,000 x 4, routes/s", "", encapsulated);
     row("a deleted route of 20,000 is back, ms, p50", "at most 50", digit(costs.repair_ms_p50));
     row("the same, p90", "", digit(costs.repair_ms_p90));
+    let carrier = digit(costs.carrier_ms_p50_1000x4);
+    row("carrier back: all of 4,000 routes are, ms, p50", "at most 50", carrier);
+    row("the same, p90", "", digit(costs.carrier_ms_p90_1000x4));
+    row("carrier back: all of 20,000 routes are, ms, p50", "", digit(costs.carrier_ms_p50_5000x4));
     row("20,000 unchanged routes read and compared, ms", "", digit(costs.resync_ms_p50));
     row("operations for one altered among them", "1", whole(costs.resync_drift_ops));
     table.render()
@@ -94,7 +104,8 @@ mod tests {
     fn numbers_are_found_behind_whatever_was_said_before() {
         let line = r#"{"routes_per_s_5000x4":1,"routes_per_s_1000x1":2,"routes_per_s_10000x1":3,
             "first_run_routes_per_s_5000x4":4,"first_run_routes_per_s_1000x1":5,"first_run_routes_per_s_10000x1":6,
-            "first_run_encapsulated_routes_per_s_5000x4":6,"ip_batch_classic_per_s_5000x4":7,"repair_ms_p50":8,"repair_ms_p90":9,"resync_ms_p50":10,
+            "first_run_encapsulated_routes_per_s_5000x4":6,"ip_batch_classic_per_s_5000x4":7,"repair_ms_p50":8,"repair_ms_p90":9,"carrier_ms_p50_1000x4":1,
+            "carrier_ms_p90_1000x4":1,"carrier_ms_p50_5000x4":1,"resync_ms_p50":10,
             "resync_drift_ops":1}"#
             .replace('\n', "");
         let costs = parse(&format!("warning: something\n{line}\n")).unwrap();

@@ -1,5 +1,9 @@
 //! Programs from Debian's packages.
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -12,8 +16,20 @@ use crate::logged;
 const PACKAGES: &[&str] =
     &["bpftool", "containernetworking-plugins", "ethtool", "g++", "iproute2", "iputils-ping", "nftables"];
 
-/// What a control plane and the tests around it call.
-const KUBERNETES_PACKAGES: &[&str] = &["etcd-client", "etcd-server", "openssl"];
+/// What a control plane, real nodes and the tests around them call; `busybox-static` is what their pods run.
+const KUBERNETES_PACKAGES: &[&str] = &[
+    "busybox-static",
+    "conntrack",
+    "containerd",
+    "etcd-client",
+    "etcd-server",
+    "iptables",
+    "openssl",
+    "runc",
+];
+
+/// Asked by Debian's maintainer scripts before they start a daemon.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// What building Kubernetes takes.
 const KUBERNETES_BUILD_PACKAGES: &[&str] = &["golang-1.19-go", "make", "rsync"];
@@ -49,8 +65,40 @@ pub(super) fn install(machine: &Machine<'_>) -> Result<String> {
     let updated = apt(&["update"], "apt-update");
     let install: Vec<&str> =
         ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
+    let _no_daemons = NoDaemons::started(Path::new(POLICY))?;
     apt(&install, "apt-install").or_else(|error| updated.and(Err(error)))?;
     Ok(format!("installed {}", missing.join(", ")))
+}
+
+/// While it lives, installing a package starts no daemon of the machine: containerd and etcd are wanted as programs.
+///
+/// A policy that is there already is somebody's decision, and stays.
+struct NoDaemons<'p> {
+    /// The policy to take away again, if it is ours.
+    ours: Option<&'p Path>,
+}
+
+impl<'p> NoDaemons<'p> {
+    fn started(policy: &'p Path) -> Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(policy);
+        let mut file = match file {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Self { ours: None }),
+            other => other.with_context(|| format!("create {}", policy.display()))?,
+        };
+        let ours = Self { ours: Some(policy) };
+        // 101: "action forbidden by policy" (/usr/share/doc/init-system-helpers/README.policy-rc.d.gz).
+        file.write_all(b"#!/bin/sh\nexit 101\n").with_context(|| format!("write {}", policy.display()))?;
+        Ok(ours)
+    }
+}
+
+impl Drop for NoDaemons<'_> {
+    fn drop(&mut self) {
+        if let Some(policy) = self.ours {
+            // Left behind, it says by its content what it does.
+            let _ = std::fs::remove_file(policy);
+        }
+    }
 }
 
 fn missing(wanted: &[&'static str]) -> Result<Vec<&'static str>> {
@@ -79,5 +127,17 @@ mod tests {
     fn only_what_is_fully_installed_counts() {
         let listed = "iproute2 installed\nnftables config-files\nbpftool installed\n";
         assert_eq!(not_installed(&["iproute2", "nftables", "jq", "bpf"], listed), ["nftables", "jq", "bpf"]);
+    }
+
+    #[test]
+    fn daemons_are_forbidden_for_a_while_and_a_policy_of_somebody_else_stays() {
+        let policy = std::env::temp_dir().join(format!("poolward-policy-{}", std::process::id()));
+        let asked = |policy: &Path| Command::new("sh").arg(policy).status().unwrap().code();
+        let ours = NoDaemons::started(&policy).unwrap();
+        assert_eq!(asked(&policy), Some(101));
+        drop(NoDaemons::started(&policy).unwrap());
+        assert!(policy.exists(), "the second one took the first one's policy away");
+        drop(ours);
+        assert!(!policy.exists());
     }
 }

@@ -78,7 +78,7 @@ fn tier_of(package: &str, target: &Target) -> Option<Tier> {
         (_, "properties" | "histories" | "fuzz") => Tier::Property,
         ("poolward-tests", "vm") => Tier::Vm,
         ("poolward-bpf", _) | (_, "bpf") => Tier::Bpf,
-        (_, "kubernetes") => Tier::Kubernetes,
+        (_, "kubernetes" | "cluster") => Tier::Kubernetes,
         (_, "nodes") => Tier::Nodes,
         ("poolward-tests", _) | (_, "netns") => Tier::Netns,
         _ => Tier::Unit,

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -32,6 +33,7 @@ use crate::object::{
     FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
 };
 use crate::op::{Op, Outcome, TunnelSpec};
+use crate::settings::Settings;
 
 /// Sockets kept open between calls; more are opened when more calls run at once, and closed after.
 const IDLE_SOCKETS_MAX: usize = 4;
@@ -45,6 +47,10 @@ const DELETION_POLL: Duration = Duration::from_micros(100);
 /// How long a deletion may take until it is called failed.
 const DELETION_LIMIT: Duration = Duration::from_secs(10);
 
+/// What to do where switches cannot be written.
+const READ_ONLY: &str =
+    "read-only, as in a container: mount the host's /proc/sys/net and name it in sysctlDir";
+
 /// Name of the interface that is made to see whether it can be.
 const PROBE_IFNAME: &str = "poolward-probe";
 
@@ -57,6 +63,8 @@ pub(crate) struct Linux {
     sockets: Mutex<Vec<Netlink>>,
     programs: Arc<ProgramStore>,
     nft_table: String,
+    /// `/proc/sys/net`, or where it is mounted.
+    sysctl_dir: PathBuf,
     ipv6_exists: bool,
     /// Interfaces whose deletion a thread waits for: what the programs still have of them is on its way out.
     deletions: Arc<Mutex<BTreeSet<u32>>>,
@@ -66,7 +74,7 @@ pub(crate) struct Linux {
 
 impl Linux {
     /// The kernel as seen from the calling thread's network namespace.
-    pub(crate) fn open(programs: ProgramStore, nft_table: &str) -> Result<Self, KernelError> {
+    pub(crate) fn open(programs: ProgramStore, settings: &Settings) -> Result<Self, KernelError> {
         let path = "/proc/thread-self/ns/net";
         let own = fs::File::open(path)
             .and_then(|file| fstat(&file).map_err(io::Error::from))
@@ -74,8 +82,9 @@ impl Linux {
         let kernel = Self {
             sockets: Mutex::new(Vec::new()),
             programs: Arc::new(programs),
-            nft_table: nft_table.to_owned(),
-            ipv6_exists: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+            nft_table: settings.nft_table.clone(),
+            ipv6_exists: fs::exists(settings.sysctl_dir.join("ipv6")).unwrap_or(false),
+            sysctl_dir: settings.sysctl_dir.clone(),
             deletions: Arc::default(),
             own_namespace: (own.st_dev, own.st_ino),
         };
@@ -132,7 +141,7 @@ impl Linux {
             Op::DetachUplink { ifindex } => self.programs.detach_uplink(*ifindex),
             Op::ReplaceNat(table) => nft::replace(&self.nft_table, table),
             Op::RemoveNat => nft::remove(&self.nft_table),
-            Op::SetSysctl { sysctl, value } => write_sysctl(sysctl, *value),
+            Op::SetSysctl { sysctl, value } => write_sysctl(&self.sysctl_dir, sysctl, *value),
             _ => Err(KernelError::other(op.to_string(), "no such operation outside netlink")),
         }
     }
@@ -358,11 +367,11 @@ impl Kernel for Linux {
     }
 
     fn fetch_sysctl(&self, sysctl: &Sysctl) -> Result<Option<u8>, KernelError> {
-        let path = sysctl.path();
+        let path = sysctl.path(&self.sysctl_dir);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(text.trim().parse().ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(KernelError::io(format!("read {path}"), error)),
+            Err(error) => Err(KernelError::io(format!("read {}", path.display()), error)),
         }
     }
 
@@ -554,8 +563,8 @@ fn in_namespace<T: Send>(netns: BorrowedFd<'_>, call: impl FnOnce() -> T + Send)
 }
 
 /// Writes a switch. `accept_ra` of an interface without IPv6 does not exist, and need not.
-fn write_sysctl(sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
-    let path = sysctl.path();
+fn write_sysctl(sysctl_dir: &Path, sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
+    let path = sysctl.path(sysctl_dir);
     match fs::write(&path, value.to_string()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(sysctl, Sysctl::AcceptRa(_)) => {
@@ -563,7 +572,11 @@ fn write_sysctl(sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
         }
         // Where /proc/sys is read-only, what is right already may stay.
         Err(_) if fs::read_to_string(&path).is_ok_and(|text| text.trim() == value.to_string()) => Ok(()),
-        Err(error) => Err(KernelError::io(format!("write {value} to {path}"), error)),
+        Err(error) => {
+            let read_only = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+            let error = KernelError::io(format!("write {value} to {}", path.display()), error);
+            Err(if read_only { error.with_text(READ_ONLY) } else { error })
+        }
     }
 }
 

@@ -4,51 +4,58 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Told nothing, it kills what `$1/*.pid` names, as far as it works in that directory, deletes the directory and the
-/// network namespaces after it. Told anything, it does nothing.
+/// Told nothing, it kills what `$1/*.pid` and `$1/*/*.pid` name, as far as it works in that directory, removes the control
+/// groups `$3` (one a line), deletes the directory, and the network namespaces `$2` (one a line) after it. Told anything,
+/// it does nothing.
+///
+/// The first process of a machine has ended only when everything on the machine has, and has no directory before that.
 const SCRIPT: &str = r#"
 read -r word && exit 0
 dir=$1
-shift
-for file in "$dir"/*.pid; do
+for file in "$dir"/*/*.pid "$dir"/*.pid; do
     pid=$(cat "$file" 2>/dev/null) || continue
-    [ "$(readlink "/proc/$pid/cwd")" = "$dir" ] || continue
+    [ "$(readlink "/proc/$pid/cwd")" = "$(dirname "$file")" ] || continue
     kill -KILL "$pid"
-    for _ in $(seq 200); do
-        [ -e "/proc/$pid/cwd" ] || break
+    for _ in $(seq 500); do
+        grep -q '^State:.[^Z]' "/proc/$pid/status" || break
         sleep 0.02
     done
 done
+echo "$3" | while read -r group; do
+    [ -d "$group" ] && find "$group" -depth -type d -exec rmdir {} +
+done
 rm -rf "$dir"
-for netns in "$@"; do
-    ip netns delete "$netns"
+echo "$2" | while read -r netns; do
+    [ -z "$netns" ] || ip netns delete "$netns"
 done
 "#;
 
 /// The shell. Dropped, it does its work, and that is waited for.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     child: Child,
 }
 
 impl Guard {
-    /// Watches over a directory and network namespaces that shall go with it.
-    pub(super) fn over(dir: &Path, namespaces: &[String]) -> Result<Self> {
+    /// Watches over a directory, and network namespaces and control groups that shall go with it.
+    pub(crate) fn over(dir: &Path, namespaces: &[String], groups: &[PathBuf]) -> Result<Self> {
+        let groups: Vec<_> = groups.iter().map(|group| group.to_string_lossy()).collect();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", SCRIPT, "poolward-guard"]).arg(dir).args(namespaces);
+        command.args(["-c", SCRIPT, "poolward-guard"]).arg(dir);
+        command.args([namespaces.join("\n"), groups.join("\n")]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
         // What ends the owner's group must not end it.
         command.process_group(0);
-        Ok(Self { child: command.spawn().context("start the guard of a control plane")? })
+        Ok(Self { child: command.spawn().context("start a guard")? })
     }
 
     /// Everything stays.
-    pub(super) fn dismiss(mut self) {
+    pub(crate) fn dismiss(mut self) {
         if let Some(stdin) = &mut self.child.stdin {
             // It is gone already when this fails.
             let _ = stdin.write_all(b"stay\n");

@@ -1,0 +1,40 @@
+//! The lab itself, with Debian's plugins: what fails here is not Poolward's doing.
+
+use std::collections::BTreeMap;
+
+use crate::site::{BURST_COUNT, DEFAULT_POOL, NODES_COUNT, burst, site};
+
+#[test]
+fn nodes_become_ready_with_the_plugins_of_debian_and_run_pods() {
+    let bare = site().bare.clone();
+    assert_eq!(bare.nodes, ["node/node-1", "node/node-2", "node/node-3"]);
+    assert_eq!(bare.pods.len(), BURST_COUNT);
+    for (node, address) in &bare.pods {
+        let number = node.strip_prefix("node-").unwrap();
+        assert!(address.to_string().starts_with(&format!("10.77.{number}.")), "{node}: {address}");
+    }
+}
+
+#[test]
+fn a_burst_of_pods_gets_addresses_of_poolward_on_all_nodes() {
+    let site = site();
+    let namespace = site.namespace("burst", &[]);
+    let (took, pods) = burst(&site.kubectl(), &namespace);
+    // For people; speed is for benchmarks to judge.
+    eprintln!(
+        "{BURST_COUNT} pods: {took:.1?} with Poolward, {:.1?} with ptp and host-local",
+        site.bare.burst
+    );
+    let mut of_node = BTreeMap::new();
+    for (node, address) in &pods {
+        assert!(DEFAULT_POOL.contains(*address), "{address}");
+        *of_node.entry(node).or_insert(0) += 1;
+    }
+    assert_eq!(of_node.len(), usize::from(NODES_COUNT), "{of_node:?}");
+    let mut addresses: Vec<_> = pods.iter().map(|(_, address)| *address).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), BURST_COUNT, "somebody has another's address: {pods:?}");
+    site.delete_at_once(&namespace);
+    site.assert_consistent();
+}

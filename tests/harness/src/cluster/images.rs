@@ -1,0 +1,91 @@
+//! The images that pods of the lab run, packed without a container engine: one archive as `docker save` writes it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::tar::Tar;
+use crate::Run;
+use crate::machine::compile_init;
+
+/// What keeps the namespaces of a pod.
+pub const PAUSE_IMAGE: &str = "localhost/pause:1";
+
+/// A shell and everything else that busybox is.
+pub const BUSYBOX_IMAGE: &str = "localhost/busybox:1";
+
+/// Debian's, static.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Says to an HTTP client who it is and who answers; `hostname` is the pod's name.
+const WHO: &str =
+    "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\necho \"$(hostname) $REMOTE_ADDR\"\n";
+
+/// One image of one layer.
+struct Image {
+    reference: &'static str,
+    entrypoint: &'static [&'static str],
+    layer: Vec<u8>,
+}
+
+/// Packs [`PAUSE_IMAGE`] and [`BUSYBOX_IMAGE`] into one file.
+///
+/// # Errors
+/// No C compiler, no static busybox, or the file cannot be written.
+pub(super) fn pack(to: &Path) -> Result<()> {
+    let init = to.with_extension("init");
+    compile_init(&init)?;
+    let pause = std::fs::read(&init).with_context(|| format!("read {}", init.display()))?;
+    let mut layer = Tar::default();
+    layer.file("pause", 0o755, &pause)?;
+    let pause = Image { reference: PAUSE_IMAGE, entrypoint: &["/pause"], layer: layer.finish() };
+    let busybox = Image { reference: BUSYBOX_IMAGE, entrypoint: &[], layer: busybox_layer()? };
+    let archive = archive_of(&[pause, busybox])?;
+    std::fs::write(to, archive).with_context(|| format!("write {}", to.display()))
+}
+
+fn busybox_layer() -> Result<Vec<u8>> {
+    let busybox =
+        std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX}: run `cargo xtask setup --kubernetes`"))?;
+    let applets = Run::new(BUSYBOX).args(["--list"]).ok()?;
+    let mut layer = Tar::default();
+    for directory in ["bin/", "dev/", "etc/", "proc/", "sys/", "var/", "www/", "www/cgi-bin/"] {
+        layer.directory(directory, 0o755)?;
+    }
+    layer.directory("tmp/", 0o1777)?;
+    layer.file("bin/busybox", 0o755, &busybox)?;
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        layer.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    layer.file("www/cgi-bin/who", 0o755, WHO.as_bytes())?;
+    Ok(layer.finish())
+}
+
+fn archive_of(images: &[Image]) -> Result<Vec<u8>> {
+    let mut archive = Tar::default();
+    let mut manifest = Vec::new();
+    for image in images {
+        let layer = hex(&Sha256::digest(&image.layer));
+        let config = json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": image.entrypoint, "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer}")]},
+            "history": [{"created_by": "poolward-harness"}],
+        })
+        .to_string();
+        let config_name = format!("{}.json", hex(&Sha256::digest(config.as_bytes())));
+        let layer_name = format!("{layer}/layer.tar");
+        archive.file(&config_name, 0o644, config.as_bytes())?;
+        archive.file(&layer_name, 0o644, &image.layer)?;
+        manifest.push(json!({"Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name]}));
+    }
+    archive.file("manifest.json", 0o644, json!(manifest).to_string().as_bytes())?;
+    Ok(archive.finish())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -110,6 +110,7 @@ fn a_pod_gets_the_hardware_address_that_it_asks_for_and_keeps_it_through_a_new_a
     assert_eq!(node.check(&added), None);
     // By the journal, and without it by the interface alone.
     for lose_journal in [false, true] {
+        traces(&node);
         node.agent.kill().unwrap();
         if lose_journal {
             std::fs::remove_file(site.journal()).unwrap();
@@ -155,6 +156,7 @@ fn further_sources_need_the_nodes_leave_and_pass_for_that_pod_alone() {
     assert!(arrives(&allowed), "{}", node.status());
     assert!(!arrives(&other), "a pod that may not");
     // The next agent knows it by its journal.
+    traces(&node);
     node.agent.kill().unwrap();
     node.agent.start_again().unwrap();
     assert_eq!((node.first_planned(), node.check(&allowed)), (0, None));

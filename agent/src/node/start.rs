@@ -133,8 +133,8 @@ impl<S: Store> Node<S> {
         let is_lost = match loaded {
             Loaded::Damaged { .. } => true,
             // Pods of other main plugins have no interface that would show it.
-            Loaded::Fresh => foreign.is_set(),
-            Loaded::Records { .. } | Loaded::EarlierBoot => false,
+            Loaded::Fresh | Loaded::Records { .. } => records.is_empty() && foreign.is_set(),
+            Loaded::EarlierBoot => false,
         };
         if is_lost || !unknown.is_empty() {
             let count = unknown.len();

@@ -10,12 +10,11 @@
 //! and the file of the embedded store, which is not the node's but the user's.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::Leftovers;
-use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{CleanupArgs, Config, StoreConfig};
@@ -244,7 +243,10 @@ fn remove_dir(dir: &Path) -> Result<(), String> {
         removed.map_err(|error| format!("remove {}: {error}", path.display()))?;
     }
     match fs::remove_dir(dir) {
-        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Ok(()),
+        // A mount cannot be removed; nor can anything from a container's own file system, which is read-only.
+        Err(error) if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::ReadOnlyFilesystem) => {
+            Ok(())
+        }
         other => other.map_err(failed),
     }
 }

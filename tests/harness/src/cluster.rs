@@ -18,7 +18,7 @@ use serde_json::Value;
 pub use self::images::{BUSYBOX_IMAGE, PAUSE_IMAGE};
 pub use self::network::{DAEMON_SET, HOST_LOCAL_RANGE, NAMESPACE};
 use self::worker::Identities;
-pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, Worker};
+pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, NetworkAdds, Worker};
 use crate::control_plane::Guard;
 use crate::kubernetes::cache_dir;
 use crate::machine::{Cgroup, wait_for_end};
@@ -161,7 +161,18 @@ impl Cluster {
         self.management.control_plane.kubectl()
     }
 
-    /// Waits until all nodes are ready; how long that took.
+    /// What the containerds of all nodes say of networks, together.
+    ///
+    /// # Errors
+    /// As [`Worker::network_adds`].
+    pub fn network_adds(&self) -> Result<NetworkAdds> {
+        self.workers.iter().try_fold(NetworkAdds::default(), |sum, worker| {
+            let one = worker.network_adds()?;
+            Ok(NetworkAdds { count: sum.count + one.count, seconds: sum.seconds + one.seconds })
+        })
+    }
+
+    /// Waits until all nodes are ready and pods can be created in the namespace `default`; how long that took.
     ///
     /// # Errors
     /// A process has ended, or they are not ready within [`NODES_READY_LIMIT`]; with what they say of themselves.
@@ -172,7 +183,11 @@ impl Cluster {
             self.check()?;
             let nodes = kubectl.json(&["get", "nodes"])?;
             let nodes = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-            if nodes.len() == self.workers.len() && nodes.iter().all(is_ready) {
+            let account = ["get", "serviceaccount", "default", "--namespace", "default"];
+            if nodes.len() == self.workers.len()
+                && nodes.iter().all(is_ready)
+                && kubectl.run(&account).is_ok()
+            {
                 return Ok(started.elapsed());
             }
             if started.elapsed() > NODES_READY_LIMIT {

@@ -23,6 +23,7 @@ mod cni_check;
 mod cni_gc_status;
 mod crash;
 mod journal;
+mod node_life;
 mod pools;
 mod races;
 mod repair;

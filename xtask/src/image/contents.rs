@@ -41,7 +41,10 @@ pub(super) fn collect(workspace: &Workspace) -> Result<Entries> {
     }
     let plugin = workspace.target.join("plugin/poolward");
     require_static(&plugin)?;
-    entries.add(&format!("{PLUGINS_DIR}/poolward"), program_at(&plugin)?);
+    // One program: under the second name it gives addresses to another main plugin.
+    for name in ["poolward", "poolward-ipam"] {
+        entries.add(&format!("{PLUGINS_DIR}/{name}"), program_at(&plugin)?);
+    }
     let license = workspace.root.join("LICENSE");
     entries.add("usr/share/doc/poolward/LICENSE", file_at(&license)?);
     let mut foreign = BTreeSet::new();

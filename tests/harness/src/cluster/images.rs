@@ -16,6 +16,9 @@ pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 /// A shell and everything else that busybox is; and `names`, a name server.
 pub const BUSYBOX_IMAGE: &str = "localhost/busybox:1";
 
+/// The same under the name by which documentation calls it.
+pub const PUBLISHED_BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1.36";
+
 /// Debian's, static.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -28,7 +31,7 @@ const NAMES: &str = include_str!("names.c");
 
 /// One image of one layer.
 struct Image {
-    reference: &'static str,
+    references: &'static [&'static str],
     entrypoint: &'static [&'static str],
     layer: Vec<u8>,
 }
@@ -45,8 +48,12 @@ pub(super) fn pack(to: &Path) -> Result<()> {
     let (pause, names) = (read(&init)?, read(&names)?);
     let mut layer = Tar::default();
     layer.file("pause", 0o755, &pause)?;
-    let pause = Image { reference: PAUSE_IMAGE, entrypoint: &["/pause"], layer: layer.finish() };
-    let busybox = Image { reference: BUSYBOX_IMAGE, entrypoint: &[], layer: busybox_layer(&names)? };
+    let pause = Image { references: &[PAUSE_IMAGE], entrypoint: &["/pause"], layer: layer.finish() };
+    let busybox = Image {
+        references: &[BUSYBOX_IMAGE, PUBLISHED_BUSYBOX_IMAGE],
+        entrypoint: &[],
+        layer: busybox_layer(&names)?,
+    };
     let archive = archive_of(&[pause, busybox])?;
     std::fs::write(to, archive).with_context(|| format!("write {}", to.display()))
 }
@@ -86,7 +93,7 @@ fn archive_of(images: &[Image]) -> Result<Vec<u8>> {
         let layer_name = format!("{layer}/layer.tar");
         archive.file(&config_name, 0o644, config.as_bytes())?;
         archive.file(&layer_name, 0o644, &image.layer)?;
-        manifest.push(json!({"Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name]}));
+        manifest.push(json!({"Config": config_name, "RepoTags": image.references, "Layers": [layer_name]}));
     }
     archive.file("manifest.json", 0o644, json!(manifest).to_string().as_bytes())?;
     Ok(archive.finish())

@@ -23,7 +23,7 @@ use crate::control_plane::Guard;
 use crate::kubernetes::cache_dir;
 use crate::machine::{Cgroup, wait_for_end};
 use crate::{
-    ControlPlane, ControlPlaneOptions, Fabric, Kubectl, Management, ManagementLink, NetNs, Underlay,
+    ControlPlaneOptions, Fabric, Kubectl, Management, ManagementLink, NodeFiles, Underlay,
     stop_daemon_left_running,
 };
 
@@ -78,11 +78,13 @@ impl Cluster {
         let namespaces: Vec<String> =
             ["fabric".to_owned(), "out".to_owned()].into_iter().chain(numbers.clone().map(role)).collect();
         let namespaces: Vec<String> = namespaces.iter().map(|role| format!("{name}-{role}")).collect();
-        let mut groups = Vec::new();
+        let mut trees = Vec::new();
         for number in numbers {
-            groups.extend(Cgroup::new(&group_name(name, number)).directories()?);
+            trees.extend(Cgroup::new(&group_name(name, number)).directories()?);
+            // Made with the fabric, for agents that are no pods.
+            trees.push(NodeFiles::open(&Fabric::files_name(name, number)).dir().to_owned());
         }
-        let guard = Some(Guard::over(&dir, &namespaces, &groups)?);
+        let guard = Some(Guard::over(&dir, &namespaces, &trees)?);
         let fabric = Fabric::build(name, options.underlay, options.nodes_count)?;
         progress("control plane");
         let (management, images) = std::thread::scope(|scope| {
@@ -209,7 +211,7 @@ impl Cluster {
         self.workers.iter_mut().try_for_each(Worker::check)
     }
 
-    /// Leaves everything running; [`Cluster::take_down`] ends it.
+    /// Leaves everything running; [`Cluster::take_down_nodes`] ends the nodes.
     pub fn leave_running(mut self) {
         if let Some(guard) = self.guard.take() {
             guard.dismiss();
@@ -228,7 +230,7 @@ impl Cluster {
     }
 
     /// Ends the nodes of a cluster of this name, whether left running or cut short, and deletes what they wrote. Network
-    /// namespaces and control plane are for who named them.
+    /// namespaces, agents' files and control plane are for who named them.
     ///
     /// # Errors
     /// Something does not go.
@@ -252,16 +254,6 @@ impl Cluster {
             Cgroup::new(&group_name(name, number)).remove()?;
         }
         std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
-    }
-
-    /// As [`Cluster::take_down_nodes`], with control plane and network namespaces.
-    ///
-    /// # Errors
-    /// Something does not go.
-    pub fn take_down(name: &str, control_plane_dir: &Path) -> Result<()> {
-        Self::take_down_nodes(name)?;
-        ControlPlane::stop_left_running(control_plane_dir)?;
-        NetNs::list(&format!("{name}-"))?.iter().try_for_each(|netns| NetNs::delete(netns))
     }
 }
 

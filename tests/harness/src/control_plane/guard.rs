@@ -69,3 +69,32 @@ impl Drop for Guard {
         let _ = self.child.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Daemon;
+
+    #[test]
+    fn what_runs_in_the_directory_ends_and_nothing_is_left_of_it_and_of_its_trees() {
+        let root = std::env::temp_dir().join(format!("poolward-guard-{}", std::process::id()));
+        let (dir, tree) = (root.join("guarded"), root.join("tree"));
+        let part = dir.join("part");
+        std::fs::create_dir_all(&part).unwrap();
+        std::fs::create_dir_all(tree.join("below")).unwrap();
+        let mut sleeping = Daemon::new("sleep", Path::new("/bin/sleep"), &part.canonicalize().unwrap(), None);
+        sleeping.set_args(["60"]);
+        sleeping.start().unwrap();
+        // Of somebody else, who works elsewhere: the number in the file is an old one.
+        let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        std::fs::write(dir.join("other.pid"), other.id().to_string()).unwrap();
+
+        drop(Guard::over(&dir.canonicalize().unwrap(), &[], std::slice::from_ref(&tree)).unwrap());
+        assert!(sleeping.check().is_err(), "it was not ended");
+        assert!(other.try_wait().unwrap().is_none(), "a process of somebody else was ended");
+        assert!(!dir.exists() && !tree.exists());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        std::fs::remove_dir(&root).unwrap();
+    }
+}

@@ -155,6 +155,20 @@ impl Cluster {
         self.workers.get(index).with_context(|| format!("there is no node {number}"))
     }
 
+    /// Switches a node off and on again, as after a power cut: pods, `/run`, pins and everything in its network are gone but
+    /// its cables and their addresses; disks are as they were.
+    ///
+    /// # Errors
+    /// There is no such node, something on it does not end, or it does not start.
+    pub fn reboot(&mut self, number: u8) -> Result<()> {
+        let index = usize::from(number).checked_sub(1).context("nodes are numbered from 1")?;
+        let worker = self.workers.get_mut(index).with_context(|| format!("there is no node {number}"))?;
+        worker.switch_off()?;
+        let node = self.fabric.nodes.get(index).with_context(|| format!("there is no node {number}"))?;
+        node.forget().with_context(|| format!("empty the network of {}", node.name))?;
+        worker.switch_on()
+    }
+
     /// `kubectl` as administrator.
     ///
     /// # Errors

@@ -117,15 +117,6 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Switches the node off and on again: everything on it is gone but what is on its disk.
-    ///
-    /// # Errors
-    /// As starting it.
-    pub fn reboot(&mut self) -> Result<()> {
-        self.switch_off()?;
-        self.switch_on()
-    }
-
     /// A power cut.
     ///
     /// # Errors

@@ -382,10 +382,12 @@ fn add(ledger: &mut Ledger, reservations: &Reservations, index: u64) -> Handle {
                 pod: "web-6d4b75cb6d-hx8vz".into(),
                 uid: "7f1c1b1e-1c54-4a5c-8c9e-0d4b1a0a7a1b".into(),
             },
+            extras: model::Extras::default(),
         },
         pools: vec![assignment.pool.clone()],
         netns: Some(netns),
         since: NOW,
+        foreign_interface: false,
         wired: None,
     };
     ledger.assign(pod, &[assignment], NOW).unwrap();
@@ -393,6 +395,7 @@ fn add(ledger: &mut Ledger, reservations: &Reservations, index: u64) -> Handle {
         host_mac: "02:00:00:00:00:01".into(),
         pod_mac: "02:00:00:00:00:02".into(),
         mtu_bytes: 1480,
+        nsid: None,
         at: NOW.after(Duration::from_millis(20)),
     };
     ledger.commit(&handle, wired, netns).unwrap();

@@ -20,6 +20,7 @@ use crate::conflist;
 use crate::journal::{Journal, Loaded, Lock, LockError, Owner};
 use crate::node::Node;
 use crate::node::surroundings::Surroundings;
+use crate::pods::Pods;
 use crate::server::Server;
 use crate::service::AgentService;
 
@@ -106,6 +107,7 @@ async fn serve<S: Store>(
 
 /// Everything a node does beside answering requests, until `stop` fires and what is under way has ended.
 pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
+    let pods = Pods::new(node.clone());
     let reconciling = node.reconciler.clone().follow(node.config.resync, stop.clone());
     tokio::join!(
         reconciling,
@@ -118,6 +120,8 @@ pub async fn tend<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
         node.follow_conditions(&stop),
         node.follow_publishing(&stop),
         node.follow_freshness(&stop),
+        node.follow_policies(&stop),
+        pods.follow_leaks(&stop),
         conflist::follow(node.clone(), stop.clone())
     );
 }

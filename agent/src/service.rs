@@ -37,6 +37,13 @@ impl<S: Store> Service for AgentService<S> {
     ) -> Reply {
         match request {
             Request::CniAdd(add) => reply(self.pods.add(add, descriptor, cancel).await, Reply::Added),
+            Request::CniAddDelegated(add) => {
+                reply(self.pods.add_delegated(add, descriptor, cancel).await, Reply::Added)
+            }
+            Request::CniIpamAdd(add) => {
+                reply(self.pods.ipam_add(add, descriptor, cancel).await, Reply::Assigned)
+            }
+            Request::PodCidrs => Reply::PodCidrs(self.pods.pod_cidrs()),
             Request::CniDel(del) => reply(self.pods.del(&del).await, |()| Reply::Done),
             Request::CniCheck(check) => reply(self.pods.check(&check, descriptor).await, |()| Reply::Done),
             Request::CniGc(gc) => reply(self.pods.gc(&gc).await, Reply::Collected),

@@ -118,6 +118,7 @@ impl Run {
                     host_mac: format!("02:00:00:00:00:{container:02x}"),
                     pod_mac: "02:00:00:00:00:02".into(),
                     mtu_bytes: 1480,
+                    nsid: None,
                     at: now,
                 };
                 let netns = NetnsId { dev: 4, ino: netns.into() };
@@ -182,10 +183,12 @@ fn add(ledger: &mut Ledger, handle: &Handle, both: bool, now: BootTime) -> TestC
             ipv6,
             network: "pods".into(),
             workload: Workload::default(),
+            extras: model::Extras::default(),
         },
         pools: given.iter().map(|assignment| assignment.pool.clone()).collect(),
         netns: Some(NetnsId { dev: 4, ino: 5 }),
         since: now,
+        foreign_interface: false,
         wired: None,
     };
     prop_assert!(ledger.assign(pod, &given, now).is_ok());

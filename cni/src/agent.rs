@@ -20,10 +20,24 @@ pub(crate) fn ask(
     request: &Request,
     fd: Option<BorrowedFd<'_>>,
 ) -> Result<Reply, CniError> {
+    refused(verb, ask_raw(verb, config, request, fd)?)
+}
+
+/// The agent's answer, refusals as well.
+pub(crate) fn ask_raw(
+    verb: Verb,
+    config: &Config,
+    request: &Request,
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<Reply, CniError> {
     let timeout = if verb == Verb::Status { config.timeout.min(STATUS_TIMEOUT) } else { config.timeout };
-    let reply = Client::connect(&config.agent_socket, CONNECT_TIMEOUT.min(timeout))
+    Client::connect(&config.agent_socket, CONNECT_TIMEOUT.min(timeout))
         .and_then(|client| client.call(request, fd, timeout))
-        .map_err(|error| from_client(verb, &error))?;
+        .map_err(|error| from_client(verb, &error))
+}
+
+/// Refusals as errors.
+pub(crate) fn refused(verb: Verb, reply: Reply) -> Result<Reply, CniError> {
     match reply {
         Reply::Error(error) if verb == Verb::Del && error.code == ErrorCode::NotFound => Ok(Reply::Done),
         Reply::Error(error) => Err(from_agent(verb, error)),

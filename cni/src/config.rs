@@ -4,6 +4,7 @@
 //! a DEL never fails for the sake of a key that only ADD uses. Unknown keys are accepted, since runtimes and
 //! plugins of the same chain add theirs, but not inside `ipam`, where a misspelt key would choose another pool.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use rpc::{NetworkOptions, ValidAttachment};
 use serde_json::{Map, Value};
 
 use crate::error::{CniError, Code, quote, quote_json};
+use crate::host_local;
 use crate::json::{Object, show, wrong};
 use crate::result::CniResult;
+use crate::verb::ipam::NAME as IPAM_NAME;
 
 /// The largest configuration read. A GC lists every attachment of a node.
 pub(crate) const MAX_STDIN_BYTES: u64 = 1024 * 1024;
@@ -48,6 +51,22 @@ impl SpecVersion {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
 }
+
+/// What ADD is asked to do as the IPAM of another main plugin.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct IpamOptions {
+    /// Pools and families.
+    pub(crate) network: NetworkOptions,
+    /// `ipam.prefix` is `pool`, or not there: the whole pool is on the link.
+    pub(crate) on_link: bool,
+    /// `ipam.gateways`: at most one of each family.
+    pub(crate) gateways: Option<Vec<IpAddr>>,
+    /// `ipam.routes`, as they are: instead of default routes by the gateways.
+    pub(crate) routes: Option<Value>,
+}
+
+/// Keys of `ipam` that choose pools and families.
+const CHOICE_KEYS: [&str; 5] = ["type", "ipv4_pools", "ipv6_pools", "assign_ipv4", "assign_ipv6"];
 
 /// A configuration whose version, name and way to the agent are good.
 #[derive(Clone, Debug)]
@@ -143,7 +162,7 @@ impl Config {
     /// What ADD is asked to do.
     pub(crate) fn options(&self) -> Result<NetworkOptions, CniError> {
         let root = Object::root(&self.root);
-        self.refuse_capabilities(&root)?;
+        Self::refuse_capabilities(&root)?;
         for key in ["capabilities", "args"] {
             root.object(key)?;
         }
@@ -162,52 +181,81 @@ impl Config {
         };
         let mut options = NetworkOptions { mtu_bytes, ..NetworkOptions::default() };
         let Some(ipam) = root.object("ipam")? else { return Ok(options) };
-        for (key, value) in ipam.map() {
-            if !["type", "ipv4_pools", "ipv6_pools", "assign_ipv4", "assign_ipv6"].contains(&key.as_str()) {
-                return Err(unsupported(&ipam.path_of(key), value)
-                    .detail("keys of ipam are type, ipv4_pools, ipv6_pools, assign_ipv4 and assign_ipv6"));
+        match ipam.string("type")? {
+            // What stands there is that plugin's business.
+            Some(host_local::NAME) => return Ok(options),
+            None | Some("" | IPAM_NAME) => {}
+            Some(kind) => {
+                return Err(unsupported("ipam.type", &kind.into()).detail(
+                    "leave ipam.type out, or write \"poolward-ipam\", for addresses from pools; \"host-local\" is the \
+                     only other plugin that may give them",
+                ));
             }
         }
+        refuse_other_keys(&ipam, &CHOICE_KEYS)?;
+        choose(&ipam, &mut options)?;
+        Ok(options)
+    }
+
+    /// Whether another plugin gives the addresses.
+    pub(crate) fn uses_host_local(&self) -> Result<bool, CniError> {
+        let ipam = Object::root(&self.root).object("ipam")?;
+        Ok(ipam.map(|ipam| ipam.string("type")).transpose()?.flatten() == Some(host_local::NAME))
+    }
+
+    /// All of it.
+    pub(crate) fn root(&self) -> &Map<String, Value> {
+        &self.root
+    }
+
+    /// What ADD is asked to do as the IPAM of another main plugin, whose keys besides `ipam` are its own.
+    pub(crate) fn ipam_options(&self) -> Result<IpamOptions, CniError> {
+        let root = Object::root(&self.root);
+        refuse_runtime_keys(&root, &["ips", "ipRanges"])?;
+        let Some(ipam) = root.object("ipam")? else {
+            return Err(invalid("ipam: missing, but required where this plugin gives the addresses"));
+        };
         if let Some(kind) = ipam.string("type")?
-            && !["", "poolward-ipam"].contains(&kind)
+            && kind != IPAM_NAME
         {
-            return Err(unsupported("ipam.type", &kind.into()).detail(
-                "the agent assigns addresses itself: leave ipam.type out, or write \"poolward-ipam\"",
-            ));
+            return Err(unsupported("ipam.type", &kind.into()).detail("this plugin is \"poolward-ipam\""));
         }
-        options.ipv4_pools = ipam.strings("ipv4_pools")?;
-        options.ipv6_pools = ipam.strings("ipv6_pools")?;
-        options.assign_ipv4 = ipam.boolean("assign_ipv4")?;
-        options.assign_ipv6 = ipam.boolean("assign_ipv6")?;
-        if (options.assign_ipv4, options.assign_ipv6) == (Some(false), Some(false)) {
-            return Err(invalid(
-                "ipam.assign_ipv4 and ipam.assign_ipv6 are both false: no address is left to give",
-            ));
+        let keys = [&CHOICE_KEYS[..], &["prefix", "gateways", "routes"]].concat();
+        refuse_other_keys(&ipam, &keys)?;
+        let mut options = IpamOptions::default();
+        choose(&ipam, &mut options.network)?;
+        options.on_link = match ipam.string("prefix")?.unwrap_or("pool") {
+            "host" => false,
+            "pool" => true,
+            other => return Err(invalid(&format!("ipam.prefix: {}: expected host or pool", quote(other)))),
+        };
+        let texts = ipam.strings("gateways")?;
+        let mut gateways: Vec<IpAddr> = Vec::new();
+        for text in texts.iter().flatten() {
+            let gateway: IpAddr = text
+                .parse()
+                .map_err(|_| invalid(&format!("ipam.gateways: {}: expected an IP address", quote(text))))?;
+            if gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+                return Err(invalid(&format!("ipam.gateways: {gateway}: a second one of its family")));
+            }
+            gateways.push(gateway);
         }
+        if !options.on_link && !gateways.is_empty() {
+            return Err(invalid("ipam.gateways: with \"prefix\": \"host\" no gateway is on the link"));
+        }
+        options.gateways = texts.map(|_| gateways);
+        let routes = ipam.list("routes")?;
+        options.routes = routes.map(|routes| routes.into_iter().map(|(_, route)| route.clone()).collect());
         Ok(options)
     }
 
     /// `runtimeConfig` holds what the runtime wants done by this very plugin, because its configuration declared
     /// the capability. Silence would look like success.
-    fn refuse_capabilities(&self, root: &Object<'_>) -> Result<(), CniError> {
-        let Some(runtime) = root.object("runtimeConfig")? else { return Ok(()) };
-        for key in ["ips", "mac", "ipRanges", "portMappings", "bandwidth", "deviceID", "infinibandGUID"] {
-            let Some(value) = runtime.map().get(key) else { continue };
-            let asks_nothing = match value {
-                Value::Null => true,
-                Value::String(text) => text.is_empty(),
-                Value::Array(items) => items.is_empty(),
-                Value::Object(map) => map.is_empty(),
-                Value::Bool(_) | Value::Number(_) => false,
-            };
-            if !asks_nothing {
-                return Err(unsupported(&runtime.path_of(key), value).detail(format!(
-                    "remove the capability {key:?} from this plugin's configuration; plugins behind it in the chain, \
-                     such as portmap, may have it"
-                )));
-            }
-        }
-        Ok(())
+    fn refuse_capabilities(root: &Object<'_>) -> Result<(), CniError> {
+        refuse_runtime_keys(
+            root,
+            &["ips", "mac", "ipRanges", "portMappings", "bandwidth", "deviceID", "infinibandGUID"],
+        )
     }
 
     /// `dns`, which is passed on into the result.
@@ -246,6 +294,51 @@ impl Config {
             })
             .collect()
     }
+}
+
+fn refuse_other_keys(ipam: &Object<'_>, known: &[&str]) -> Result<(), CniError> {
+    match ipam.map().iter().find(|(key, _)| !known.contains(&key.as_str())) {
+        None => Ok(()),
+        Some((key, value)) => {
+            Err(unsupported(&ipam.path_of(key), value)
+                .detail(format!("keys of ipam are {}", known.join(", "))))
+        }
+    }
+}
+
+/// Pools and families.
+fn choose(ipam: &Object<'_>, options: &mut NetworkOptions) -> Result<(), CniError> {
+    options.ipv4_pools = ipam.strings("ipv4_pools")?;
+    options.ipv6_pools = ipam.strings("ipv6_pools")?;
+    options.assign_ipv4 = ipam.boolean("assign_ipv4")?;
+    options.assign_ipv6 = ipam.boolean("assign_ipv6")?;
+    if (options.assign_ipv4, options.assign_ipv6) == (Some(false), Some(false)) {
+        return Err(invalid(
+            "ipam.assign_ipv4 and ipam.assign_ipv6 are both false: no address is left to give",
+        ));
+    }
+    Ok(())
+}
+
+fn refuse_runtime_keys(root: &Object<'_>, keys: &[&str]) -> Result<(), CniError> {
+    let Some(runtime) = root.object("runtimeConfig")? else { return Ok(()) };
+    for key in keys {
+        let Some(value) = runtime.map().get(*key) else { continue };
+        let asks_nothing = match value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            Value::Bool(_) | Value::Number(_) => false,
+        };
+        if !asks_nothing {
+            return Err(unsupported(&runtime.path_of(key), value).detail(format!(
+                "remove the capability {key:?} from this plugin's configuration; plugins behind it in the chain, \
+                 such as portmap, may have it"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn invalid(why: &str) -> CniError {

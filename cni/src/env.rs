@@ -64,14 +64,14 @@ pub(crate) struct Env {
     /// `CNI_NETNS`.
     pub(crate) netns: String,
     args: String,
+    /// `CNI_PATH`: where plugins are found that give addresses for us.
+    pub(crate) path: String,
     /// `CNI_NETNS_OVERRIDE`: the caller knows that the namespace is the plugin's own.
     pub(crate) netns_override: bool,
 }
 
 impl Env {
     /// Reads what the verb needs. `None` without `CNI_COMMAND`: then this is no call of a runtime.
-    ///
-    /// `CNI_PATH` is where delegated plugins are found; none are used, so it is not read.
     pub(crate) fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>, CniError> {
         let get = |name: &str| match lookup(name).map(OsString::into_string) {
             None => Ok(String::new()),
@@ -96,6 +96,8 @@ impl Env {
             ifname: needed("CNI_IFNAME")?,
             netns: needed("CNI_NETNS")?,
             args: if verb == Verb::Add { get("CNI_ARGS")? } else { String::new() },
+            // Lossily: a directory of another name is one in which nothing is found.
+            path: lookup("CNI_PATH").map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
             netns_override: override_text == "1" || override_text.eq_ignore_ascii_case("true"),
         };
         let missing: Vec<&str> =

@@ -43,6 +43,8 @@ pub(crate) enum Code {
     Cancelled = 103,
     /// What answers on the agent's socket is not the agent, or is broken.
     Protocol = 104,
+    /// The plugin that gives the addresses failed.
+    Delegate = 105,
 }
 
 /// The longest `msg`, in characters; what a configuration holds may be quoted in it.

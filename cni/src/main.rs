@@ -1,21 +1,27 @@
 //! `poolward`, the CNI plugin: checks what the runtime says, asks the node's agent over its unix socket, and
 //! prints what the specification (1.1.0) wants printed.
 //!
-//! It keeps no state, changes nothing on the node itself, and runs no other plugin. It is started at least twice
+//! Under the name `poolward-ipam` it gives addresses to another main plugin, and makes no interface.
+//!
+//! It keeps no state, changes nothing on the node itself, and runs no other plugin but `host-local`, where that is
+//! configured to give the addresses. It is started at least twice
 //! for every pod, so it is small and has neither threads nor asynchronous code. It waits for the agent no longer
 //! than two seconds to connect and the configuration's `timeoutMs` for the answer.
 #![forbid(unsafe_code)]
 
 mod agent;
 mod config;
+mod delegate;
 mod env;
 mod error;
+mod host_local;
 mod json;
 mod netns;
 mod result;
 mod verb;
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -32,7 +38,8 @@ fn main() -> ExitCode {
         Ok(None) => return answer_a_person(),
         Err(error) => return print(&error.to_json(SpecVersion::NEWEST), ExitCode::FAILURE),
     };
-    let mut call = Call { env, called_at_boot_ms, version: SpecVersion::NEWEST, debug: false };
+    let is_ipam = is_called(verb::ipam::NAME);
+    let mut call = Call { env, called_at_boot_ms, version: SpecVersion::NEWEST, debug: false, is_ipam };
     let outcome = read_stdin(call.env.verb).and_then(|stdin| call.run(&stdin));
     call.log(&outcome);
     match outcome {
@@ -48,6 +55,8 @@ struct Call {
     called_at_boot_ms: u64,
     version: SpecVersion,
     debug: bool,
+    /// Called as the IPAM of another main plugin.
+    is_ipam: bool,
 }
 
 impl Call {
@@ -63,6 +72,9 @@ impl Call {
         let config = Config::parse(root)?;
         self.debug = config.debug;
         match verb {
+            Verb::Add if self.is_ipam => verb::ipam::add(&self.env, &config).map(Some),
+            Verb::Check if self.is_ipam => verb::ipam::check(&self.env, &config).map(|()| None),
+            Verb::Status if self.is_ipam => verb::status::run_as_ipam(&self.env, &config).map(|()| None),
             Verb::Add => verb::add::run(&self.env, &config).map(Some),
             Verb::Del => verb::del::run(&self.env, &config).map(|()| None),
             Verb::Check => verb::check::run(&self.env, &config).map(|()| None),
@@ -105,6 +117,12 @@ fn require_version_of(verb: Verb, version: SpecVersion) -> Result<(), CniError> 
         Code::IncompatibleVersion,
         format!("network configuration: cniVersion \"{version}\": {verb} exists since {since}"),
     ))
+}
+
+/// Whether this program was started under that name.
+fn is_called(name: &str) -> bool {
+    let called = std::env::args_os().next();
+    called.as_deref().map(Path::new).and_then(Path::file_name).is_some_and(|file| file == name)
 }
 
 fn read_stdin(verb: Verb) -> Result<Vec<u8>, CniError> {

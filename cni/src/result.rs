@@ -83,6 +83,11 @@ impl CniResult {
         self.interfaces.iter().any(|interface| interface.name == name && !interface.sandbox.is_empty())
     }
 
+    /// All addresses, whosever.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.ips.iter().map(|ip| ip.address).collect()
+    }
+
     /// The addresses of the container's interface of that name.
     pub(crate) fn addresses_of(&self, name: &str) -> Vec<IpAddr> {
         let is_it = |index: usize| {

@@ -5,5 +5,6 @@ pub(crate) mod add;
 pub(crate) mod check;
 pub(crate) mod del;
 pub(crate) mod gc;
+pub(crate) mod ipam;
 pub(crate) mod status;
 pub(crate) mod version;

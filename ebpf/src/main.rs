@@ -31,8 +31,8 @@ use ebpf_common::path_mtu::RELAYED_LEN;
 use ebpf_common::to_uplink::OUTER_LEN;
 use ebpf_common::verdict::{Destination, ETHERNET_LEN, destination_of};
 use ebpf_common::{
-    DropReason, FromUplink, NEAR_LEN, PoolEntry, Source, ToUplink, Verdict, check_from_pod,
-    check_from_uplink, check_to_uplink, dscp, mark,
+    DropReason, Endpoint, FromUplink, NEAR_LEN, PoolEntry, Source, ToUplink, Verdict, check_from_pod,
+    check_from_uplink, check_to_uplink, claimed_source, dscp, mark,
 };
 
 use crate::maps::Kernel;
@@ -133,10 +133,16 @@ fn relay_path_mtu(skb: &Skb<'_>, headers: &[u8; RELAYED_LEN]) -> Result<(), Drop
 #[inline(always)]
 fn judge(skb: &Skb<'_>) -> Result<(), DropReason> {
     let endpoint = maps::endpoint(skb.ifindex()).ok_or(DropReason::NoEndpoint)?;
+    let (endpoint, is_foreign) = speaking(skb, endpoint);
     let source = match check_from_pod(skb, skb.vlan_present(), &endpoint) {
         Verdict::Drop(reason) => return Err(reason),
         Verdict::Pass(source) => source,
     };
+    // What a pod sends from another source is of no pool: no tag, no count, no masquerading.
+    if is_foreign {
+        clear_mark(skb);
+        return Ok(());
+    }
     let pool = match source {
         Source::Untagged => {
             clear_mark(skb);
@@ -156,6 +162,20 @@ fn judge(skb: &Skb<'_>) -> Result<(), DropReason> {
     set_mark(skb, pool);
     maps::count_sent(pool.tag, skb.wire_packets(), skb.frame_bytes());
     Ok(())
+}
+
+/// The pod as it may speak in this packet: from one of its further sources, if it has any and claims one.
+#[inline(always)]
+fn speaking(skb: &Skb<'_>, endpoint: Endpoint) -> (Endpoint, bool) {
+    if endpoint.flags & Endpoint::HAS_MORE_SOURCES == 0 {
+        return (endpoint, false);
+    }
+    let source = claimed_source(skb, &endpoint);
+    if maps::allows_source(skb.ifindex(), source) {
+        (endpoint.speaking_from(source), true)
+    } else {
+        (endpoint, false)
+    }
 }
 
 #[inline(always)]

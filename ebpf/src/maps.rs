@@ -9,14 +9,17 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::{
-    DropReason, Endpoint, EndpointKey, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry,
-    RemoteEntry, Settings, Tables, TagEntry, TagKey, UplinkEntry, mark,
+    DropReason, Endpoint, EndpointKey, MAX_SOURCES, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters,
+    PoolEntry, RemoteEntry, Settings, Source, SourceKey, Tables, TagEntry, TagKey, UplinkEntry, mark,
 };
 
 use crate::skb::Skb;
 
 #[btf_map(name = "pw_endpoints")]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint, 1024> = HashMap::new();
+
+#[btf_map(name = "pw_sources")]
+static SOURCES: LpmTrie<SourceKey, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
 
 #[btf_map(name = "pw_pools_v4")]
 static POOLS_V4: LpmTrie<[u8; 4], PoolEntry, 1024> = LpmTrie::new();
@@ -116,6 +119,19 @@ pub(crate) fn endpoint(ifindex: u32) -> Option<Endpoint> {
     // SAFETY: copied at once; a slot reused meanwhile gives another pod's addresses to one packet at most of
     // an interface that is being removed.
     unsafe { ENDPOINTS.get(EndpointKey { ifindex }) }.copied()
+}
+
+/// Whether a source that is not the pod's own may be sent from through this interface. One that lies in a pool never may:
+/// it is, or will be, another pod's.
+#[inline(always)]
+pub(crate) fn allows_source(ifindex: u32, source: Source) -> bool {
+    let (key, prefix_len, in_pool) = match source {
+        Source::Untagged => return false,
+        Source::V4(address) => (SourceKey::v4(ifindex, address), 32, pool_of_v4(address).is_some()),
+        Source::V6(address) => (SourceKey::v6(ifindex, address), 128, pool_of_v6(address).is_some()),
+    };
+    let prefix_len = SourceKey::BITS_BEFORE + prefix_len;
+    !in_pool && SOURCES.get(&Key::new(prefix_len, key)).is_some()
 }
 
 /// The pool of an address.

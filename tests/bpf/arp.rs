@@ -54,7 +54,10 @@ fn arp_cut_short_anywhere_is_dropped() {
 #[test]
 fn arp_of_a_pod_without_ipv4_is_a_probe_or_nothing() {
     let mut bench = Bench::new();
-    bench.bpf.set_endpoint(bench.ifindex, Endpoint { ipv4: None, ipv6: Some(POD_V6) }).unwrap();
+    bench
+        .bpf
+        .set_endpoint(bench.ifindex, Endpoint { ipv4: None, ipv6: Some(POD_V6), ..Endpoint::default() })
+        .unwrap();
     let zero = Ipv4Addr::UNSPECIFIED;
     check_all(
         &bench,
@@ -115,7 +118,7 @@ fn one_pods_address_is_no_other_pods() {
     let mut bench = Bench::new();
     bench.netns.ip("link add host1 type veth peer name pod1").unwrap();
     let neighbour = bench.netns.link("host1").unwrap().index;
-    bench.bpf.set_endpoint(neighbour, Endpoint { ipv4: Some(OTHER_V4), ipv6: None }).unwrap();
+    bench.bpf.set_endpoint(neighbour, Endpoint { ipv4: Some(OTHER_V4), ..Endpoint::default() }).unwrap();
     let through = |ifindex, frame: Vec<u8>| {
         bench.run(Program::FromPod, &frame, Given { ifindex: Some(ifindex), ..Given::default() }).verdict
             == PASS

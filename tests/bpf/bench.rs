@@ -95,7 +95,8 @@ impl Bench {
         netns.ip("link add host0 type veth peer name pod0").unwrap();
         let ifindex = netns.link("host0").unwrap().index;
         let mut bpf = Bpf::open(&OpenOptions::new(pins.path())).expect("these tests need root and a bpffs");
-        bpf.set_endpoint(ifindex, Endpoint { ipv4: Some(POD_V4), ipv6: Some(POD_V6) }).unwrap();
+        bpf.set_endpoint(ifindex, Endpoint { ipv4: Some(POD_V4), ipv6: Some(POD_V6), ..Endpoint::default() })
+            .unwrap();
         let mut bench = Self { netns, ifindex, bpf, pins };
         bench.set_pools(rule(TAG, false, None));
         bench

@@ -87,7 +87,10 @@ fn a_header_that_contradicts_itself_is_dropped() {
 #[test]
 fn a_pod_without_ipv4_sends_none() {
     let mut bench = Bench::new();
-    bench.bpf.set_endpoint(bench.ifindex, Endpoint { ipv4: None, ipv6: Some(POD_V6) }).unwrap();
+    bench
+        .bpf
+        .set_endpoint(bench.ifindex, Endpoint { ipv4: None, ipv6: Some(POD_V6), ..Endpoint::default() })
+        .unwrap();
     check_all(
         &bench,
         &[

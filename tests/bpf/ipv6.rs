@@ -38,7 +38,10 @@ fn the_source_must_be_the_pods_own_or_link_local() {
 #[test]
 fn a_pod_without_ipv6_speaks_link_local_only() {
     let mut bench = Bench::new();
-    bench.bpf.set_endpoint(bench.ifindex, Endpoint { ipv4: Some(POD_V4), ipv6: None }).unwrap();
+    bench
+        .bpf
+        .set_endpoint(bench.ifindex, Endpoint { ipv4: Some(POD_V4), ipv6: None, ..Endpoint::default() })
+        .unwrap();
     let dad = V6::icmp(UNSPECIFIED, solicited_node(LINK_LOCAL), nd(SOLICITATION, LINK_LOCAL));
     check_all(
         &bench,

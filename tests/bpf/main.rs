@@ -13,6 +13,7 @@ mod ipv6;
 mod maps;
 mod nodes;
 mod path_mtu;
+mod sources;
 mod tagging;
 mod tcx;
 mod to_uplink;

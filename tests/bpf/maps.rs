@@ -13,12 +13,12 @@ use crate::frames::{POD_V4, POD_V6, V4};
 fn endpoints_and_pools_are_read_back_and_removed() {
     let pins = PinDir::unique();
     let mut bpf = Bpf::open(&OpenOptions::new(pins.path())).unwrap();
-    let both = Endpoint { ipv4: Some(POD_V4), ipv6: Some(POD_V6) };
-    let v4_only = Endpoint { ipv4: Some(POD_V4), ipv6: None };
-    bpf.set_endpoint(7, v4_only).unwrap();
-    bpf.set_endpoint(7, both).unwrap();
-    bpf.set_endpoint(8, v4_only).unwrap();
-    assert_eq!(bpf.fetch_endpoints().unwrap(), BTreeMap::from([(7, both), (8, v4_only)]));
+    let both = Endpoint { ipv4: Some(POD_V4), ipv6: Some(POD_V6), ..Endpoint::default() };
+    let v4_only = Endpoint { ipv4: Some(POD_V4), ipv6: None, ..Endpoint::default() };
+    bpf.set_endpoint(7, v4_only.clone()).unwrap();
+    bpf.set_endpoint(7, both.clone()).unwrap();
+    bpf.set_endpoint(8, v4_only.clone()).unwrap();
+    assert_eq!(bpf.fetch_endpoints().unwrap(), BTreeMap::from([(7, both), (8, v4_only.clone())]));
     assert!(bpf.remove_endpoint(7).unwrap());
     assert!(!bpf.remove_endpoint(7).unwrap());
     assert_eq!(bpf.fetch_endpoints().unwrap(), BTreeMap::from([(8, v4_only)]));
@@ -99,8 +99,8 @@ fn counters_are_there_from_the_first_packet_and_end_when_forgotten() {
 fn what_is_pinned_is_adopted_with_its_contents() {
     let pins = PinDir::unique();
     let mut first = Bpf::open(&OpenOptions::new(pins.path())).unwrap();
-    let endpoint = Endpoint { ipv4: Some(POD_V4), ipv6: None };
-    first.set_endpoint(7, endpoint).unwrap();
+    let endpoint = Endpoint { ipv4: Some(POD_V4), ipv6: None, ..Endpoint::default() };
+    first.set_endpoint(7, endpoint.clone()).unwrap();
     first.set_pool("10.1.0.0/26".parse().unwrap(), rule(TAG, false, None)).unwrap();
     drop(first);
     let mut options = OpenOptions::new(pins.path());

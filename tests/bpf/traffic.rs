@@ -32,7 +32,7 @@ impl Wire {
         let ifindex = host.link("host0").unwrap().index;
         let mut wire = Self { host, pod, ifindex, pins: PinDir::unique(), bpf: None, mode };
         wire.open();
-        let endpoint = Endpoint { ipv4: Some(POD_V4), ipv6: Some(POD_V6) };
+        let endpoint = Endpoint { ipv4: Some(POD_V4), ipv6: Some(POD_V6), ..Endpoint::default() };
         let bpf = wire.bpf();
         bpf.set_endpoint(ifindex, endpoint).unwrap();
         for cidr in ["10.1.0.0/26", "fd00:1::/112"] {

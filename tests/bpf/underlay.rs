@@ -73,7 +73,9 @@ impl Side {
         let block = if number == 1 { "10.244.1.0/24" } else { "10.244.2.0/24" };
         let mut side = Self { node, pod, address, pod_address, inner, block, uplink, pins, bpf };
         side.bpf.set_pool("10.244.0.0/16".parse().unwrap(), rule(TAG, false, None)).unwrap();
-        side.bpf.set_endpoint(host.index, Endpoint { ipv4: Some(pod_address), ipv6: None }).unwrap();
+        side.bpf
+            .set_endpoint(host.index, Endpoint { ipv4: Some(pod_address), ipv6: None, ..Endpoint::default() })
+            .unwrap();
         let bpf = &mut side.bpf;
         side.node.run(|| bpf.attach(host.index)).unwrap().unwrap();
         side

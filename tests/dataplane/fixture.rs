@@ -251,6 +251,7 @@ pub(crate) fn wiring(container_id: &str, ipv4: Option<&str>, ipv6: Option<&str>)
             ipv6: ipv6.map(|text| text.parse().unwrap()),
             network: "poolward".into(),
             workload: Workload { namespace: "tests".into(), pod: "pod".into(), uid: String::new() },
+            extras: model::Extras::default(),
         },
         mtu_bytes: MTU_BYTES,
     }

@@ -179,4 +179,21 @@ fn without_its_namespace_or_its_object_a_pod_is_asked_to_come_again() {
     check(&other, &uid(1));
     node.apply(&[stored(2)]);
     node.cni().add(&other.attachment).unwrap().ok().unwrap();
+
+    // A static pod: its mirror has a UID of its own, and names the one that the runtime says in an annotation.
+    let mirror = |hash: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: unknown, name: static, uid: {}, annotations: \
+             {{kubernetes.io/config.mirror: {hash}, {CALICO}: '[\"third\"]'}}}}\n",
+            uid(3)
+        )
+    };
+    node.apply(&[mirror("0123456789abcdef0123456789abcdef")]);
+    let mut other_file = Pod::of("unknown", "static");
+    other_file.attachment.args += ";K8S_POD_UID=fedcba9876543210fedcba9876543210";
+    check(&other_file, "0123456789abcdef0123456789abcdef");
+    let mut of_file = Pod::of("unknown", "static");
+    of_file.attachment.args += ";K8S_POD_UID=0123456789abcdef0123456789abcdef";
+    of_file.result = node.cni().add(&of_file.attachment).unwrap().ok().unwrap();
+    assert_eq!(pool_of(&node, &of_file), "third");
 }

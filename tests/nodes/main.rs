@@ -12,6 +12,7 @@ mod site;
 mod traffic;
 
 mod control_run;
+mod host_local;
 mod membership;
 mod mesh;
 mod outage;

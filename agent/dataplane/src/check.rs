@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use model::Identity;
 
 use crate::kernel::PodSide;
-use crate::object::{Link, Neighbour, Programs, Route};
+use crate::object::{Endpoint, Link, Neighbour, Programs, Route};
 use crate::op::VethEnds;
 use crate::wiring::{self, PodWiring};
 
@@ -81,7 +81,7 @@ pub(crate) fn check(wiring: &PodWiring, state: &PodState, protocol: u8) -> Optio
 }
 
 fn check_macs(identity: &Identity, host: &Link, pod: &Link) -> Option<Difference> {
-    let expected = [(host, wiring::host_mac(&identity.handle)), (pod, wiring::pod_mac(&identity.handle))];
+    let expected = [(host, wiring::host_mac(&identity.handle)), (pod, wiring::pod_mac(identity))];
     expected.into_iter().find(|(link, mac)| link.mac != Some(*mac)).map(|(link, mac)| Difference {
         object: format!("hardware address of {}", link.ifname),
         expected: mac.to_string(),
@@ -91,7 +91,15 @@ fn check_macs(identity: &Identity, host: &Link, pod: &Link) -> Option<Difference
 
 /// The alias must say the same handle and addresses; the rest of it is for people.
 fn check_alias(identity: &Identity, host: &Link) -> Option<Difference> {
-    let key = |identity: &Identity| (identity.handle.clone(), identity.ipv4, identity.ipv6);
+    let key = |identity: &Identity| {
+        (
+            identity.handle.clone(),
+            identity.ipv4,
+            identity.ipv6,
+            identity.extras.mac,
+            identity.extras.delegated,
+        )
+    };
     let same = Identity::parse_alias(&host.alias).is_ok_and(|found| key(&found) == key(identity));
     (!same).then(|| Difference {
         object: format!("alias of {}", host.ifname),
@@ -148,11 +156,8 @@ fn check_programs(identity: &Identity, host: &Link, programs: &Programs) -> Opti
     if found != Some(&wanted) {
         return Some(Difference {
             object: format!("endpoint map entry of {ifname}"),
-            expected: list(identity.addresses()),
-            found: found.map_or_else(
-                || "none".into(),
-                |e| list(e.ipv4.map(IpAddr::V4).into_iter().chain(e.ipv6.map(IpAddr::V6))),
-            ),
+            expected: told(&wanted),
+            found: found.map_or_else(|| "none".into(), told),
         });
     }
     (!programs.marks_ok).then(|| Difference {
@@ -160,6 +165,12 @@ fn check_programs(identity: &Identity, host: &Link, programs: &Programs) -> Opti
         expected: "as configured".into(),
         found: "another".into(),
     })
+}
+
+/// Addresses, and further sources.
+fn told(endpoint: &Endpoint) -> String {
+    let addresses = endpoint.ipv4.map(IpAddr::V4).into_iter().chain(endpoint.ipv6.map(IpAddr::V6));
+    list(addresses.map(|a| a.to_string()).chain(endpoint.sources.iter().map(ToString::to_string)))
 }
 
 fn absent_route(place: &str, route: &Route, found: &[Route]) -> Difference {

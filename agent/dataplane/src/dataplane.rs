@@ -1,6 +1,6 @@
 //! The way in: wiring and unwiring of pods, reconciliation, and what the agent wants to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
@@ -37,6 +37,8 @@ pub struct KernelPod {
     pub pod_mac: Option<Mac>,
     /// Its MTU in bytes, which the pod's end was made with as well.
     pub mtu_bytes: u32,
+    /// Number of the network namespace that its other end is in, if it has one.
+    pub nsid: Option<u32>,
 }
 
 impl KernelPod {
@@ -47,12 +49,13 @@ impl KernelPod {
             identity => identity,
         };
         Some(Self {
-            pod_mac: identity.as_ref().ok().map(|identity| wiring::pod_mac(&identity.handle)),
+            pod_mac: identity.as_ref().ok().map(|identity| wiring::pod_mac(identity)),
             identity,
             host_ifname: link.ifname,
             host_ifindex: link.ifindex,
             host_mac: link.mac,
             mtu_bytes: link.mtu_bytes,
+            nsid: link.peer_nsid,
         })
     }
 }
@@ -312,6 +315,31 @@ impl Dataplane {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.activity.epoch()
+    }
+
+    /// Whether there is an interface under the name of a handle's, whatever its alias says.
+    ///
+    /// # Errors
+    /// Interfaces cannot be read.
+    pub fn has_interface(&self, handle: &Handle) -> Result<bool, DataplaneError> {
+        Ok(self.kernel.fetch_link(&handle.host_ifname())?.is_some())
+    }
+
+    /// The number by which the node's network namespace knows another; `None` where namespaces have no numbers. It
+    /// stays until that namespace is gone for good.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn name_namespace(&self, netns: BorrowedFd<'_>) -> Result<Option<u32>, DataplaneError> {
+        Ok(self.kernel.name_namespace(netns)?)
+    }
+
+    /// Numbers of all namespaces that there are, of those that have been given one.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn fetch_namespaces(&self) -> Result<BTreeSet<u32>, DataplaneError> {
+        Ok(self.kernel.fetch_namespaces()?)
     }
 
     /// Packets dropped by the programs, by the name of the reason, since the maps were made. `no_pool` counts packets

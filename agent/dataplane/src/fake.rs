@@ -4,7 +4,7 @@
 //! an agent's hands off at any operation (a crash in the middle of a wiring), lose a pod's namespace, and reboot.
 //! What it cannot prove is said where its rules are (`kernel/fake.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
@@ -205,6 +205,16 @@ impl Kernel for Held {
     fn is_own_namespace(&self, netns: BorrowedFd<'_>) -> Result<bool, KernelError> {
         self.life.check()?;
         self.fake.is_own_namespace(netns)
+    }
+
+    fn name_namespace(&self, netns: BorrowedFd<'_>) -> Result<Option<u32>, KernelError> {
+        self.life.check()?;
+        self.fake.name_namespace(netns)
+    }
+
+    fn fetch_namespaces(&self) -> Result<BTreeSet<u32>, KernelError> {
+        self.life.check()?;
+        self.fake.fetch_namespaces()
     }
 
     fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {

@@ -3,7 +3,7 @@
 //! [`Linux`] is the real one. The fake that unit tests use stands beside it and says what it cannot prove. Nothing
 //! here decides anything: order, desire and comparison are the plan's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
@@ -27,6 +27,7 @@ pub(crate) mod message;
 pub(crate) mod netlink;
 pub(crate) mod nexthop;
 mod nft;
+mod nsid;
 mod programs;
 
 pub(crate) use linux::Linux;
@@ -201,6 +202,13 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Whether a descriptor is of the node's own namespace.
     fn is_own_namespace(&self, netns: BorrowedFd<'_>) -> Result<bool, KernelError>;
+
+    /// The number by which the node's namespace knows another, which is given one if it has none; `None` where
+    /// namespaces have no numbers.
+    fn name_namespace(&self, netns: BorrowedFd<'_>) -> Result<Option<u32>, KernelError>;
+
+    /// Numbers of all namespaces that the node's knows.
+    fn fetch_namespaces(&self) -> Result<BTreeSet<u32>, KernelError>;
 
     /// Packets dropped, by reason, since the maps were made.
     fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError>;

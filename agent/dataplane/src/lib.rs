@@ -48,7 +48,7 @@ pub use desired::{DesiredState, Peer, Pool, RemoteRange};
 pub use events::{Event, Events};
 pub use kernel::KernelError;
 pub use leftovers::Leftovers;
-pub use object::Mac;
+pub use model::Mac;
 pub use plan::Unrouted;
 pub use report::{DataplaneError, Report, Uplink, UplinkSource};
 pub use settings::{EncapBackend, Settings};

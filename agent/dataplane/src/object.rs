@@ -8,18 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use model::Mac;
 use model::{Cidr, Dscp, TagId};
-
-/// A hardware address of six bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
 
 /// An interface as the kernel shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) veth: bool,
     /// The number of the other end, in the other end's namespace (`IFLA_LINK`).
     pub(crate) peer_ifindex: Option<u32>,
+    /// Number of the namespace that the other end is in (`IFLA_LINK_NETNSID`).
+    pub(crate) peer_nsid: Option<u32>,
     /// What it is configured to if it is an ipip tunnel.
     pub(crate) tunnel: Option<Tunnel>,
 }
@@ -211,12 +203,14 @@ pub(crate) struct Neighbour {
 }
 
 /// What the programs know of the pod behind one host-side interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Endpoint {
-    /// The only IPv4 source it may use.
+    /// Its own IPv4 source.
     pub(crate) ipv4: Option<Ipv4Addr>,
-    /// The only IPv6 source it may use, besides link-local ones.
+    /// Its own IPv6 source, besides link-local ones.
     pub(crate) ipv6: Option<Ipv6Addr>,
+    /// Sources that it may use besides, where they lie in no pool.
+    pub(crate) sources: BTreeSet<Cidr>,
 }
 
 /// What the programs know of a pool.

@@ -21,6 +21,7 @@ fn wiring(number: u8) -> PodWiring {
             ipv6: Some(format!("fd00::{number}").parse().unwrap()),
             network: "n".into(),
             workload: Workload::default(),
+            extras: model::Extras::default(),
         },
         mtu_bytes: 1500,
     }

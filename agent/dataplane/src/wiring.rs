@@ -83,9 +83,9 @@ pub(crate) fn host_mac(handle: &Handle) -> Mac {
     mac(0x6e, handle)
 }
 
-/// Hardware address of the pod's end.
-pub(crate) fn pod_mac(handle: &Handle) -> Mac {
-    mac(0x6a, handle)
+/// Hardware address of the pod's end: the one that was asked for, or one from the handle.
+pub(crate) fn pod_mac(identity: &Identity) -> Mac {
+    identity.extras.mac.unwrap_or_else(|| mac(0x6a, &identity.handle))
 }
 
 /// `first` (locally administered, unicast) and 40 bits of the hash in the host's name. Only two stations are on
@@ -107,7 +107,7 @@ pub(crate) fn veth_spec(wiring: &PodWiring) -> VethSpec {
         alias: identity.to_alias(),
         host_mac: host_mac(&identity.handle),
         pod_ifname: identity.handle.ifname().to_owned(),
-        pod_mac: pod_mac(&identity.handle),
+        pod_mac: pod_mac(identity),
         mtu_bytes: wiring.mtu_bytes,
         ipv6: identity.ipv6.is_some(),
     }
@@ -184,12 +184,13 @@ pub(crate) fn open_ops(identity: &Identity, host_ifindex: u32, protocol: u8) -> 
 
 /// What the programs are told.
 pub(crate) fn endpoint(identity: &Identity) -> Endpoint {
-    Endpoint { ipv4: identity.ipv4, ipv6: identity.ipv6 }
+    let sources = identity.extras.allowed_sources.iter().copied().collect();
+    Endpoint { ipv4: identity.ipv4, ipv6: identity.ipv6, sources }
 }
 
 /// Neighbours on the host's end: the pod is reached at once, and cannot fill the node's neighbour table.
 pub(crate) fn host_neighbours(identity: &Identity, host_ifindex: u32) -> Vec<Neighbour> {
-    let mac = pod_mac(&identity.handle);
+    let mac = pod_mac(identity);
     identity.addresses().map(|address| Neighbour { ifindex: host_ifindex, address, mac }).collect()
 }
 

@@ -1,7 +1,10 @@
 //! Which pools a pod asks for: from annotations and network configuration, by precedence.
 //!
 //! An annotation's value is a JSON array of strings, as Calico has it: `["external-pool"]`. Whether the pools
-//! exist and may serve is decided later, in [`choose_pools`](crate::choose_pools).
+//! exist and may serve is decided later, in [`choose_pools`](crate::choose_pools). What else annotations may ask for is
+//! in [`wishes`].
+
+pub mod wishes;
 
 use std::collections::BTreeMap;
 
@@ -117,14 +120,28 @@ fn from_annotations(
 /// # Errors
 /// The reason, with the column counted in characters from 1.
 pub fn parse_pool_list(text: &str) -> Result<Vec<String>, String> {
+    parse_texts(text, &Nouns { one: "pool", many: "pools", example: "pool-a", max_count: MAX_POOLS })
+}
+
+/// What a list is of, for messages, and how long it may be.
+struct Nouns {
+    one: &'static str,
+    many: &'static str,
+    example: &'static str,
+    max_count: usize,
+}
+
+/// Parses a JSON array of 1 to so many strings that are not empty.
+fn parse_texts(text: &str, nouns: &Nouns) -> Result<Vec<String>, String> {
+    let Nouns { one, many, example, max_count } = nouns;
     if text.len() > MAX_VALUE_LEN {
         return Err(format!("{} bytes are too long: at most {MAX_VALUE_LEN} are accepted", text.len()));
     }
     let mut reader = Reader { rest: text, column: 1 };
-    reader.require('[', "'[', as in [\"pool-a\"]")?;
+    reader.require('[', &format!("'[', as in [\"{example}\"]"))?;
     reader.skip_blanks();
     if reader.rest.starts_with(']') {
-        return Err("names no pool: expected at least one, as in [\"pool-a\"]".to_owned());
+        return Err(format!("names no {one}: expected at least one, as in [\"{example}\"]"));
     }
     let mut entries = Vec::new();
     loop {
@@ -132,10 +149,10 @@ pub fn parse_pool_list(text: &str) -> Result<Vec<String>, String> {
         let column = reader.column;
         let entry = reader.string()?;
         if entry.is_empty() {
-            return Err(format!("at column {column}: a pool's name cannot be empty"));
+            return Err(format!("at column {column}: a {one} cannot be empty"));
         }
-        if entries.len() == MAX_POOLS {
-            return Err(format!("at column {column}: more than {MAX_POOLS} pools"));
+        if entries.len() == *max_count {
+            return Err(format!("at column {column}: more than {max_count} {many}"));
         }
         entries.push(entry);
         reader.skip_blanks();
@@ -335,7 +352,7 @@ mod tests {
         check(r#"["\u0061\n\"\\\/\b\f\r\t", "\ud83d\ude00é"]"#, Ok(&["a\n\"\\/\u{8}\u{c}\r\t", "😀é"]));
         check("", Err("at column 1: expected '[', as in [\"pool-a\"], found the end"));
         check("[]", Err("names no pool: expected at least one, as in [\"pool-a\"]"));
-        check(r#"[""]"#, Err("at column 2: a pool's name cannot be empty"));
+        check(r#"[""]"#, Err("at column 2: a pool cannot be empty"));
         check(r#"["a",]"#, Err("at column 6: expected a string in double quotes, found ']'"));
         check(r#"["a" "b"]"#, Err("at column 6: expected ',' or ']', found '\"'"));
         check(r#"["a"] x"#, Err("at column 7: expected nothing after ']', found 'x'"));

@@ -38,7 +38,7 @@ pub use allocator::{
 pub use block::{Block, OrdinalError, OrdinalState};
 pub use choice::{PassedOver, PassedReason, PoolChoice, choose_pools};
 pub use claim::{ForeignBlocks, MAX_ALTERNATIVES, UnclaimedBlocks, unclaimed_blocks};
-pub use gc::is_leaked;
+pub use gc::{Absence, LeakStep, NamespaceSeen, Seen, decide_leak, is_leaked};
 pub use line::{Line, Visit};
 pub use metadata::{MetadataKnown, MetadataStep, next_metadata_step};
 pub use pool::{AllowedUses, AssignmentMode, Overlap, Pool, PoolError, PoolSpec, PoolTable, check_overlap};

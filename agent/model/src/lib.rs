@@ -10,6 +10,7 @@
 mod address;
 mod encap;
 mod labels;
+mod mac;
 mod name;
 mod tag;
 mod time;
@@ -18,10 +19,11 @@ mod workload;
 pub use address::{BlockSize, BlockSizeError, Cidr, CidrError, Family};
 pub use encap::{IPIP_OVERHEAD_BYTES, IpipMode, MIN_MTU_BYTES, workload_mtu_bytes};
 pub use labels::Labels;
+pub use mac::{Mac, MacError};
 pub use name::{NameError, NodeName, PoolName};
 pub use tag::{Dscp, DscpError, Mark, MarkLayout, MarkLayoutError, TagId};
 pub use time::BootTime;
 pub use workload::{
-    Handle, HandleError, Identity, IdentityError, MAX_ALIAS_LEN, MAX_CONTAINER_ID_LEN, MAX_IFNAME_LEN,
-    Workload,
+    Extras, Handle, HandleError, Identity, IdentityError, MAX_ALIAS_LEN, MAX_CONTAINER_ID_LEN,
+    MAX_IFNAME_LEN, Workload,
 };

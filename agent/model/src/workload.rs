@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::{Cidr, Mac, MacError};
+
 /// The longest container id accepted. The CNI specification sets no limit; runtimes use 64 hexadecimal digits.
 pub const MAX_CONTAINER_ID_LEN: usize = 128;
 
@@ -137,7 +139,7 @@ impl fmt::Display for Workload {
 /// the kernel alone and nothing foreign is ever touched.
 ///
 /// ```text
-/// poolward1;c=CONTAINERID;i=IFNAME;4=10.0.0.1;6=fd00::1;n=NETWORK;u=UID;p=NAMESPACE/POD
+/// poolward1;c=CONTAINERID;i=IFNAME;4=10.0.0.1;6=fd00::1;m=02:00:00:00:00:01;d=1;n=NETWORK;u=UID;p=NAMESPACE/POD
 /// ```
 /// Absent parts are left out. At most [`MAX_ALIAS_LEN`] bytes: the last part, which is for people only, is cut
 /// and ends in `~` where it does not fit.
@@ -153,6 +155,20 @@ pub struct Identity {
     pub network: String,
     /// The pod.
     pub workload: Workload,
+    /// What most pods do not have.
+    pub extras: Extras,
+}
+
+/// What a pod has that most pods do not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The hardware address that was asked for; without one it follows from the handle.
+    pub mac: Option<Mac>,
+    /// Its addresses are another plugin's to give and to take back: only the interface is ours.
+    pub delegated: bool,
+    /// What it may send from besides its own addresses. Not in the alias, which has no room for it: rebuilt from the
+    /// kernel alone, a pod may send from its own addresses only.
+    pub allowed_sources: Vec<Cidr>,
 }
 
 /// Why an alias is not an [`Identity`].
@@ -188,6 +204,12 @@ impl Identity {
         }
         if let Some(ip) = self.ipv6 {
             alias += &format!(";6={ip}");
+        }
+        if let Some(mac) = self.extras.mac {
+            alias += &format!(";m={mac}");
+        }
+        if self.extras.delegated {
+            alias += ";d=1";
         }
         let for_people = [
             ("n", clean(&self.network)),
@@ -226,6 +248,7 @@ impl Identity {
         let malformed = |reason: String| IdentityError::Malformed { alias: alias.to_owned(), reason };
         let (mut container_id, mut ifname, mut ipv4, mut ipv6) = (None, None, None, None);
         let (mut network, mut workload) = (String::new(), Workload::default());
+        let mut extras = Extras::default();
         for part in parts {
             let (key, value) =
                 part.split_once('=').ok_or_else(|| malformed(format!("part {part:?} has no '='")))?;
@@ -234,6 +257,10 @@ impl Identity {
                 "i" => ifname = Some(value),
                 "4" => ipv4 = Some(value.parse().map_err(|_| malformed(format!("{value:?} is not IPv4")))?),
                 "6" => ipv6 = Some(value.parse().map_err(|_| malformed(format!("{value:?} is not IPv6")))?),
+                "m" => {
+                    extras.mac = Some(value.parse().map_err(|error: MacError| malformed(error.to_string()))?)
+                }
+                "d" => extras.delegated = value == "1",
                 "n" => value.clone_into(&mut network),
                 "u" => value.clone_into(&mut workload.uid),
                 "p" => {
@@ -250,7 +277,7 @@ impl Identity {
             ifname.ok_or_else(|| missing("interface name"))?,
         )
         .map_err(|error| malformed(error.to_string()))?;
-        Ok(Self { handle, ipv4, ipv6, network, workload })
+        Ok(Self { handle, ipv4, ipv6, network, workload, extras })
     }
 }
 
@@ -270,6 +297,7 @@ mod tests {
             ipv6: Some("fd00::1".parse().unwrap()),
             network: "poolward".into(),
             workload: Workload { namespace: "external-ns".into(), pod: "web-1".into(), uid: "u-1".into() },
+            extras: Extras::default(),
         }
     }
 
@@ -280,6 +308,8 @@ mod tests {
         };
         check(identity());
         check(Identity { ipv4: None, ..identity() });
+        let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
+        check(Identity { extras: Extras { mac, delegated: true, ..Extras::default() }, ..identity() });
         check(Identity { ipv6: None, network: String::new(), workload: Workload::default(), ..identity() });
     }
 
@@ -300,8 +330,10 @@ mod tests {
         wide.handle = Handle::new(&"c".repeat(MAX_CONTAINER_ID_LEN), "abcdefghijklmno").unwrap();
         wide.ipv4 = Some(Ipv4Addr::new(255, 255, 255, 255));
         wide.ipv6 = Some("fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap());
+        wide.extras = Extras { mac: Some(Mac([0xfe; 6])), delegated: true, ..Extras::default() };
         let read = Identity::parse_alias(&wide.to_alias()).unwrap();
         assert_eq!((read.handle, read.ipv4, read.ipv6), (wide.handle, wide.ipv4, wide.ipv6));
+        assert_eq!(read.extras, wide.extras);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 pub use dataplane::EncapBackend;
 
 use dataplane::AttachMode;
-use model::{Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
+use model::{Cidr, Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
 pub use cni_settings::CniConfig;
 pub use commands::{CleanupArgs, Command, InstallArgs, Probe};
@@ -56,6 +56,12 @@ pub use store_settings::StoreConfig;
         \n  maxPools: 1024                            to change one: stop the agent, --unload, start it again\
         \n  resyncSeconds: 60                         how often kernel state is compared without a cause\
         \n  publishSeconds: 10                        least time between writes of NodeAddresses\
+        \n  podCIDRs: []                              ranges that host-local gives addresses from for `usePodCidr`; with\
+        \n                                            type kubernetes those of the Node object\
+        \n  leakGraceSeconds: 300                     addresses of a pod whose interface and namespace are gone are freed\
+        \n                                            when they have been gone for this long\
+        \n  allowSourcePrefixes: Disabled             Disabled or Any: whether pods may ask, by the annotation\
+        \n                                            allowedSourcePrefixes, to send from other sources than their own\
         \n  onLocked: exit                            exit or wait while another agent of this node runs\
         \n  cni:                                      what the container runtime is told:\
         \n    conflistPath: <none>                      file that is written once pods can get addresses\
@@ -162,6 +168,12 @@ pub struct Config {
     pub resync: Duration,
     /// The least time between writes of what this node has given out.
     pub publish_interval: Duration,
+    /// Ranges of this node's own, where it has no Node object.
+    pub pod_cidrs: Vec<Cidr>,
+    /// How long a pod's interface and namespace must be gone before its addresses are.
+    pub leak_grace: Duration,
+    /// Whether pods may ask to send from other sources than their own.
+    pub allow_source_prefixes: bool,
     /// What to do while another agent runs.
     pub on_locked: OnLocked,
     /// How addresses are given.
@@ -239,6 +251,20 @@ impl Config {
                     _ => Err("expected 1 to 3600 seconds".to_owned()),
                 }
             })?;
+        let pod_cidrs = at("podCIDRs").read(raw.pod_cidrs.as_ref(), Vec::new(), |texts| {
+            let cidr = |text: &String| text.parse::<Cidr>().map_err(|error| format!("{text:?}: {error}"));
+            texts.iter().map(cidr).collect()
+        })?;
+        let leak_grace = at("leakGraceSeconds").read(
+            raw.leak_grace_seconds.as_ref(),
+            Duration::from_secs(300),
+            |number| match *number {
+                1..=86_400 => Ok(Duration::from_secs(*number)),
+                _ => Err("expected 1 to 86400 seconds".to_owned()),
+            },
+        )?;
+        let allow_source_prefixes = at("allowSourcePrefixes")
+            .choice(raw.allow_source_prefixes.as_ref(), &[("Disabled", false), ("Any", true)])?;
         let map_size = |key: &'static str, value: Option<&Spanned<u64>>| {
             at(key).read(value, 1024, |number| match u32::try_from(*number) {
                 Ok(size) if (1..=65_536).contains(&size) => Ok(size),
@@ -311,6 +337,9 @@ impl Config {
             max_pools: map_size("maxPools", raw.max_pools.as_ref())?,
             resync,
             publish_interval,
+            pod_cidrs,
+            leak_grace,
+            allow_source_prefixes,
             ipam: ipam_settings::resolve(raw.ipam.as_ref(), file)?,
             on_locked: flags.on_locked.unwrap_or(on_locked),
             log_level: flags
@@ -404,6 +433,7 @@ mod tests {
              bpfPinDir: /b\nmarkMask: 0xff0000\nrouteProtocol: 90\nuplink: up0\nmtuBytes: 1400\n\
              bpfSharedMark: /b_mark\nsysctlDir: /host/net\ncni: {conflistPath: /n/1.conflist}\n\
              store: {type: embedded}\nnodeIp: 192.0.2.7\nencapBackend: device\npublishSeconds: 3\n\
+             podCIDRs: [10.244.1.0/24]\nleakGraceSeconds: 7\nallowSourcePrefixes: Any\n\
              attachMode: clsact\nmaxPods: 200\nmaxPools: 9\nresyncSeconds: 5\nonLocked: wait\nlog:\n  level: debug\n  format: json\n",
         )
         .unwrap();
@@ -417,6 +447,8 @@ mod tests {
         assert_eq!(config.node_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
         assert_eq!(config.encap_backend, EncapBackend::Device);
         assert_eq!(config.publish_interval, Duration::from_secs(3));
+        assert_eq!(config.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
+        assert_eq!((config.leak_grace, config.allow_source_prefixes), (Duration::from_secs(7), true));
         assert_eq!(config.node_labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!((config.mark_layout.mask(), config.mtu_bytes), (0xff_0000, Some(1400)));
         assert_eq!((config.attach_mode, config.on_locked), (AttachMode::Clsact, OnLocked::Wait));
@@ -453,6 +485,9 @@ mod tests {
         check("nodeIp: fd00::1\n", &["line 1", "nodeIp", "IPv4"]);
         check("encapBackend: vxlan\n", &["line 1", "encapBackend", "auto, ebpf, device"]);
         check("publishSeconds: 0\n", &["line 1", "publishSeconds"]);
+        check("podCIDRs: [10.244.1.1/24]\n", &["line 1", "podCIDRs", "10.244.1.0/24"]);
+        check("leakGraceSeconds: 0\n", &["line 1", "leakGraceSeconds", "86400"]);
+        check("allowSourcePrefixes: any\n", &["line 1", "allowSourcePrefixes", "Disabled, Any"]);
         check("maxPods: 0\n", &["line 1", "maxPods", "65536"]);
         check("resyncSeconds: 0\n", &["line 1", "resyncSeconds"]);
         check("nodeName: Bad_Name\n", &["line 1", "nodeName", "Bad_Name"]);

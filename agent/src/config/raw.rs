@@ -32,6 +32,10 @@ pub(super) struct Raw {
     pub(super) max_pools: Option<Spanned<u64>>,
     pub(super) resync_seconds: Option<Spanned<u64>>,
     pub(super) publish_seconds: Option<Spanned<u64>>,
+    #[serde(rename = "podCIDRs")]
+    pub(super) pod_cidrs: Option<Spanned<Vec<String>>>,
+    pub(super) leak_grace_seconds: Option<Spanned<u64>>,
+    pub(super) allow_source_prefixes: Option<Spanned<String>>,
     pub(super) on_locked: Option<Spanned<String>>,
     pub(super) cni: Option<RawCni>,
     pub(super) ipam: Option<RawIpam>,

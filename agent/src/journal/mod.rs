@@ -21,6 +21,7 @@
 
 mod fact;
 mod file;
+mod foreign;
 mod lock;
 mod record;
 mod snapshot;
@@ -28,6 +29,7 @@ mod snapshot;
 pub use fact::FactRecord;
 pub(crate) use fact::{fact_of, record_of};
 pub use file::{Journal, JournalError, Loaded, Owner};
+pub use foreign::ForeignMark;
 pub use lock::{Lock, LockError};
 pub use record::{AddressRecord, AssignRecord, HandleRecord, NetnsId, Record, WiredRecord};
 pub use snapshot::{FreshRecord, ObjectRecord, Snapshot, SnapshotError, SnapshotFile};

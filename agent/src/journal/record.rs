@@ -97,10 +97,27 @@ pub struct AssignRecord {
     /// UID of the pod, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uid: String,
+    /// The hardware address that was asked for, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// What it may send from besides its own addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    /// The addresses are another plugin's to give and to take back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub delegated: bool,
+    /// The interface is another plugin's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub foreign_interface: bool,
     /// What was given.
     pub addresses: Vec<AddressRecord>,
     /// When, in milliseconds of `CLOCK_BOOTTIME`.
     pub at_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// An address and where it is from.
@@ -134,6 +151,9 @@ pub struct WiredRecord {
     pub pod_mac: String,
     /// MTU of both ends in bytes.
     pub mtu_bytes: u32,
+    /// Number of its network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<u32>,
     /// When, in milliseconds of `CLOCK_BOOTTIME`.
     #[serde(default)]
     pub at_ms: u64,

@@ -164,6 +164,7 @@ fn own_pod(holder: &Handle, assignments: &[Assignment], now: model::BootTime) ->
         ipv6: None,
         network: String::new(),
         workload: Workload::default(),
+        extras: model::Extras::default(),
     };
     for assignment in assignments {
         match assignment.address {
@@ -172,5 +173,5 @@ fn own_pod(holder: &Handle, assignments: &[Assignment], now: model::BootTime) ->
         }
     }
     let pools = assignments.iter().map(|assignment| assignment.pool.clone()).collect();
-    Pod { identity, pools, netns: None, since: now, wired: None }
+    Pod { identity, pools, netns: None, since: now, foreign_interface: false, wired: None }
 }

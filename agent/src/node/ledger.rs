@@ -88,7 +88,9 @@ impl Ledger {
             Record::Assign(assign) => {
                 let pod = Pod::from_record(assign)?;
                 let handle = pod.handle().clone();
-                for address in pod.identity.addresses() {
+                // Of what another plugin gave the allocator knows nothing.
+                let own = pod.identity.addresses().filter(|_| !pod.identity.extras.delegated);
+                for address in own {
                     match self.keeper.ipam_mut().restore(&handle, &[address], pod.since) {
                         Ok(()) => {}
                         Err(error @ ApplyError::NoBlock { .. }) => {
@@ -105,6 +107,7 @@ impl Ledger {
                         host_mac: wired.host_mac.clone(),
                         pod_mac: wired.pod_mac.clone(),
                         mtu_bytes: wired.mtu_bytes,
+                        nsid: wired.nsid,
                         at: BootTime::from_millis(wired.at_ms),
                     });
                 }
@@ -164,7 +167,8 @@ impl Ledger {
             }
         }
         for pod in found {
-            let addresses: Vec<IpAddr> = pod.identity.addresses().collect();
+            let delegated = pod.identity.extras.delegated;
+            let addresses: Vec<IpAddr> = pod.identity.addresses().filter(|_| !delegated).collect();
             match self.keeper.ipam_mut().restore(pod.handle(), &addresses, pod.since) {
                 Ok(()) => drop(self.pods.insert(pod.handle().clone(), pod)),
                 Err(error) => problems.push(error.to_string()),
@@ -259,6 +263,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes in a pod whose addresses another plugin gave.
+    ///
+    /// # Errors
+    /// The journal does not take it: nothing is changed.
+    pub fn take_in(&mut self, pod: Pod) -> Result<(), LedgerError> {
+        self.journal.append(&[Record::Assign(pod.to_assign_record())])?;
+        self.remember(pod);
+        Ok(())
+    }
+
     fn remember(&mut self, pod: Pod) {
         if pod.handle().is_of_node() {
             self.inner = Some(pod);
@@ -305,7 +319,8 @@ impl Ledger {
         now: BootTime,
     ) -> Result<Vec<IpAddr>, LedgerError> {
         let leaving = self.ipam().decide_free(handle);
-        if leaving.is_empty() {
+        let known = self.pods.get(handle);
+        if leaving.is_empty() && known.is_none_or(|pod| !pod.identity.extras.delegated) {
             // A pod all of whose addresses went one by one.
             self.forget(handle);
             return Ok(Vec::new());

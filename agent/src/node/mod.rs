@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mirror;
 pub mod nodes;
 pub mod pod;
+pub mod policies;
 pub mod publish;
 pub mod reconcile;
 pub mod remote;
@@ -34,6 +35,9 @@ use ledger::Ledger;
 use reconcile::Reconciler;
 use surroundings::Surroundings;
 use world::World;
+
+/// How many leaks that were removed are told of.
+const LEAKS_TOLD_COUNT: usize = 8;
 
 /// Everything that serves requests of this node. One for each agent, shared by all its tasks.
 #[derive(Debug)]
@@ -62,6 +66,10 @@ pub struct Node<S> {
     progress: tokio::sync::Notify,
     /// Why the node has no address of its own, if it should.
     inner_trouble: Mutex<inner::Trouble>,
+    /// What was last found of NetworkPolicies.
+    policies: Mutex<Option<store::NetworkPolicies>>,
+    /// The last leaks that were removed, for people.
+    leaks: Mutex<std::collections::VecDeque<String>>,
     /// One deletion of pools at a time.
     retiring: tokio::sync::Mutex<()>,
 }
@@ -79,6 +87,18 @@ impl<S: Store> Node<S> {
     /// Why the node has no address of its own, if it should.
     pub fn inner_trouble(&self) -> inner::Trouble {
         *self.lock_inner_trouble()
+    }
+
+    /// Remembers a leak that was removed.
+    pub fn note_leak(&self, told: String) {
+        let mut leaks = self.leaks.lock().unwrap_or_else(PoisonError::into_inner);
+        leaks.truncate(LEAKS_TOLD_COUNT - 1);
+        leaks.push_front(told);
+    }
+
+    /// The last leaks that were removed, the latest first.
+    pub fn leaks(&self) -> Vec<String> {
+        self.leaks.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Ready as soon as anything is noted of blocks and loans after this call.

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use ipam::protocol::NodeId;
-use model::NodeName;
-use store::Versioned;
+use model::{Cidr, NodeName};
 use store::resource::Node;
+use store::{Store, Versioned};
 use tracing::warn;
 
 use super::mirror::Keep;
@@ -31,7 +31,7 @@ pub struct Known {
 }
 
 /// One node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeRow {
     /// UID of its object.
     pub uid: String,
@@ -39,6 +39,8 @@ pub struct NodeRow {
     pub ipv4: Option<Ipv4Addr>,
     /// Its first IPv6 one.
     pub ipv6: Option<Ipv6Addr>,
+    /// The ranges that the cluster gave it for its pods.
+    pub pod_cidrs: Vec<Cidr>,
 }
 
 /// What the copy was told of one node.
@@ -66,6 +68,18 @@ impl NodeTable {
         if change(&mut known) {
             known.generation += 1;
         }
+    }
+}
+
+impl<S: Store> super::Node<S> {
+    /// The ranges that the cluster gave this node for its pods: by its Node object, or where there is none by the
+    /// configuration.
+    pub fn pod_cidrs(&self) -> Vec<Cidr> {
+        if !self.config.store.is_shared() {
+            return self.config.pod_cidrs.clone();
+        }
+        let known = self.world.nodes.kept().read();
+        known.rows.get(&self.config.node_name).map(|row| row.pod_cidrs.clone()).unwrap_or_default()
     }
 }
 
@@ -106,7 +120,10 @@ impl Keep<Node> for NodeTable {
         };
         let addresses: Vec<IpAddr> =
             object.value.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        // What is no range is nobody's.
+        let pod_cidrs = object.value.pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
         let row = NodeRow {
+            pod_cidrs,
             uid: object.uid.clone(),
             ipv4: addresses.iter().find_map(|address| match address {
                 IpAddr::V4(v4) => Some(*v4),
@@ -161,7 +178,7 @@ mod tests {
 
     fn node(name: &str, uid: &str, addresses: &[&str], revision: u64) -> Versioned<Node> {
         let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-        let value = Node { metadata: Metadata::named(name), addresses };
+        let value = Node { metadata: Metadata::named(name), addresses, pod_cidrs: Vec::new() };
         Versioned { value, uid: uid.to_owned(), revision: Revision::new(revision) }
     }
 
@@ -181,6 +198,10 @@ mod tests {
         let mut labelled = node("a", "u1", &["10.0.0.1", "fd00::1"], 6);
         labelled.value.metadata.labels.insert("zone".to_owned(), "x".to_owned());
         check(labelled, true);
+        let mut with_range = node("b", "u2", &["10.0.0.3"], 7);
+        with_range.value.pod_cidrs = vec!["10.244.1.0/24".to_owned(), "no range".to_owned()];
+        check(with_range, true);
+        assert_eq!(table.read().rows[&"b".parse().unwrap()].pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
         let known = table.read();
         let row = &known.rows[&"b".parse().unwrap()];
         assert_eq!((row.ipv4, row.ipv6), (Some("10.0.0.3".parse().unwrap()), None));

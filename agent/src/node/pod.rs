@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{BootTime, Handle, Identity, PoolName, Workload};
+use model::{BootTime, Cidr, Extras, Handle, Identity, Mac, PoolName, Workload};
 
 use crate::journal::{AddressRecord, AssignRecord, NetnsId, WiredRecord};
 
@@ -17,6 +17,8 @@ pub struct Pod {
     pub netns: Option<NetnsId>,
     /// When its addresses were assigned.
     pub since: BootTime,
+    /// Its interface is another plugin's: only the addresses are ours.
+    pub foreign_interface: bool,
     /// Its interface, once it is wired and the runtime may have been told.
     pub wired: Option<Wired>,
 }
@@ -30,6 +32,8 @@ pub struct Wired {
     pub pod_mac: String,
     /// MTU of both ends.
     pub mtu_bytes: u32,
+    /// Number of its network namespace, by which the end of that is known; `None` where it is not.
+    pub nsid: Option<u32>,
     /// When it was committed.
     pub at: BootTime,
 }
@@ -83,6 +87,10 @@ impl Pod {
             namespace,
             pod,
             uid,
+            mac: self.identity.extras.mac.map(|mac| mac.to_string()),
+            sources: self.identity.extras.allowed_sources.iter().map(ToString::to_string).collect(),
+            delegated: self.identity.extras.delegated,
+            foreign_interface: self.foreign_interface,
             addresses: self
                 .addresses()
                 .map(|(address, pool)| AddressRecord { address, pool: pool.to_string() })
@@ -99,6 +107,7 @@ impl Pod {
             host_mac: wired.host_mac.clone(),
             pod_mac: wired.pod_mac.clone(),
             mtu_bytes: wired.mtu_bytes,
+            nsid: wired.nsid,
             at_ms: wired.at.as_millis(),
         })
     }
@@ -126,6 +135,7 @@ impl Pod {
             }
             of_family[taken.1] = Some(pool);
         }
+        let extras = extras_of(record).map_err(|reason| RecordError::new(what, reason))?;
         Ok(Self {
             identity: Identity {
                 handle,
@@ -137,13 +147,25 @@ impl Pod {
                     pod: record.pod.clone(),
                     uid: record.uid.clone(),
                 },
+                extras,
             },
             pools: of_family.into_iter().flatten().collect(),
             netns: record.netns,
             since: BootTime::from_millis(record.at_ms),
+            foreign_interface: record.foreign_interface,
             wired: None,
         })
     }
+}
+
+fn extras_of(record: &AssignRecord) -> Result<Extras, String> {
+    let mac = record.mac.as_deref().map(str::parse::<Mac>).transpose();
+    let sources = record.sources.iter().map(|text| text.parse::<Cidr>()).collect::<Result<_, _>>();
+    Ok(Extras {
+        mac: mac.map_err(|error| error.to_string())?,
+        delegated: record.delegated,
+        allowed_sources: sources.map_err(|error| error.to_string())?,
+    })
 }
 
 #[cfg(test)]
@@ -159,10 +181,16 @@ mod tests {
                 ipv6: Some("fd00::1".parse().unwrap()),
                 network: "pods".into(),
                 workload: Workload { namespace: "ns".into(), pod: "web".into(), uid: "u".into() },
+                extras: Extras {
+                    mac: Some("02:00:00:00:00:07".parse().unwrap()),
+                    delegated: true,
+                    allowed_sources: vec!["192.0.2.0/24".parse().unwrap()],
+                },
             },
             pools: vec!["four".parse().unwrap(), "six".parse().unwrap()],
             netns: Some(NetnsId { dev: 4, ino: 5 }),
             since: BootTime::from_millis(7),
+            foreign_interface: true,
             wired: None,
         };
         assert_eq!(Pod::from_record(&pod.to_assign_record()).unwrap(), pod);
@@ -184,6 +212,10 @@ mod tests {
             namespace: String::new(),
             pod: String::new(),
             uid: String::new(),
+            mac: None,
+            sources: Vec::new(),
+            delegated: false,
+            foreign_interface: false,
             addresses: addresses
                 .iter()
                 .map(|a| AddressRecord { address: a.parse().unwrap(), pool: "p".into() })

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::ledger::Ledger;
-use super::remote::remote_of;
+use super::remote::{delegated_pool, remote_of};
 use super::surroundings::KernelWork;
 use super::world::{View, World};
 
@@ -53,12 +53,14 @@ struct Shared {
 }
 
 /// How this node stands among others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// Whether there may be other nodes: they are where the store says.
     pub many_nodes: bool,
     /// The address by which they know this one; `None`: its Node object's.
     pub node_ip: Option<Ipv4Addr>,
+    /// The ranges that are this node's own where there are no Node objects.
+    pub pod_cidrs: Vec<Cidr>,
 }
 
 /// What the runs did.
@@ -239,15 +241,29 @@ impl Shared {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that are being wired as well: what is theirs must not be swept before their commit. That one of them
         // has no interface yet is no work for a reconciliation.
-        let pods = ledger.pods().map(|pod| pod.identity.clone()).collect();
+        let ours = ledger.pods().filter(|pod| !pod.foreign_interface);
+        let pods = ours.map(|pod| pod.identity.clone()).collect();
         // A borrowed address is not a range of ours: its pod's own route, or nothing.
         let is_tenure = |block: &Cidr| ledger.keeper().tenure(block).is_some();
-        let own_blocks: BTreeSet<Cidr> =
+        // How addresses of another plugin's interfaces are reached here is that plugin's business.
+        let foreign: Vec<_> = ledger.pods().filter(|pod| pod.foreign_interface).cloned().collect();
+        let is_shared = |block: &Cidr| {
+            foreign.iter().any(|pod| pod.identity.addresses().any(|address| block.contains(address)))
+        };
+        let mut own_blocks: BTreeSet<Cidr> =
             ledger.ipam().blocks().map(ipam::Block::cidr).filter(is_tenure).collect();
+        let shared: Vec<Cidr> = own_blocks.iter().copied().filter(is_shared).collect();
         let inner_ipv4 = ledger.inner_ipv4();
         drop(ledger);
         let serves = |family| pools.iter().any(|pool| pool.cidr.family() == family);
         let (mut peers, mut remote_ranges, mut underlay_ipv4) = (Vec::new(), Vec::new(), self.reach.node_ip);
+        let own_ranges = if self.reach.many_nodes {
+            let nodes = self.world.nodes.kept().read();
+            nodes.rows.get(&view.me.name).map(|row| row.pod_cidrs.clone()).unwrap_or_default()
+        } else {
+            self.reach.pod_cidrs.clone()
+        };
+        own_blocks.extend(own_ranges.into_iter().filter(|cidr| delegated_pool(cidr, &view.pools).is_some()));
         if self.reach.many_nodes {
             let nodes = self.world.nodes.kept().read();
             let ranges = self.world.blocks.kept().ranges();
@@ -255,6 +271,7 @@ impl Shared {
             let own = nodes.rows.get(&view.me.name).and_then(|row| row.ipv4);
             underlay_ipv4 = underlay_ipv4.or(own);
         }
+        own_blocks.retain(|block| !shared.contains(block));
         let desired = DesiredState {
             since,
             // Before the store was read once, what is not known here may be there all the same.

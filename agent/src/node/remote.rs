@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use dataplane::{Peer, RemoteRange};
-use ipam::PoolTable;
+use ipam::{Pool, PoolTable};
 use model::{Cidr, Family, IpipMode, NodeName, PoolName};
 
 use super::blocks::Ranges;
@@ -17,6 +17,7 @@ use super::nodes::Known;
 /// 3. The pool says when packets are encapsulated. Of one that is not known, always: better none at all arrives than
 ///    one that shows a pod's address where it must not be seen.
 /// 4. Ranges of nodes without a Node object have no route.
+/// 5. A range that the cluster gave a node is that node's, where a pool covers it that hands out nothing itself.
 #[must_use]
 pub fn remote_of(
     ranges: &Ranges,
@@ -52,14 +53,33 @@ pub fn remote_of(
             None => served.push((cidr, remote)),
         }
     }
+    let told: BTreeSet<Cidr> = served.iter().map(|(cidr, _)| *cidr).collect();
     let remote = served.into_iter().filter(|(cidr, _)| !own_blocks.contains(cidr));
-    (peers, remote.filter_map(|(_, remote)| remote).collect())
+    let mut remote: Vec<RemoteRange> = remote.filter_map(|(_, remote)| remote).collect();
+    for (name, row) in &nodes.rows {
+        let Some(peer) = by_name.get(name).copied() else { continue };
+        let delegated =
+            row.pod_cidrs.iter().filter(|cidr| !told.contains(cidr) && !own_blocks.contains(cidr));
+        remote.extend(delegated.filter_map(|cidr| {
+            let mode = delegated_pool(cidr, pools)?.ipip_mode;
+            let ipip_mode = if cidr.family() == Family::V4 { mode } else { IpipMode::Never };
+            Some(RemoteRange { cidr: *cidr, peer, ipip_mode })
+        }));
+    }
+    (peers, remote)
+}
+
+/// The pool by which a node's own range is tagged and routed: it covers the range and hands out nothing itself. Two who
+/// give from one range would give one address twice.
+#[must_use]
+pub fn delegated_pool<'a>(cidr: &Cidr, pools: &'a PoolTable) -> Option<&'a Pool> {
+    pools.by_address(cidr.network()).filter(|pool| pool.disabled && pool.cidr.covers(cidr))
 }
 
 #[cfg(test)]
 mod tests {
+    use ipam::PoolSpec;
     use ipam::protocol::NodeId;
-    use ipam::{Pool, PoolSpec};
 
     use super::super::blocks::Served;
     use super::super::nodes::NodeRow;
@@ -71,7 +91,10 @@ mod tests {
 
     fn known(names: &[(&str, &str)]) -> Known {
         let row = |(node, ipv4): &(&str, &str)| {
-            (name(node), NodeRow { uid: format!("uid-{node}"), ipv4: ipv4.parse().ok(), ipv6: None })
+            (
+                name(node),
+                NodeRow { uid: format!("uid-{node}"), ipv4: ipv4.parse().ok(), ..NodeRow::default() },
+            )
         };
         Known { rows: names.iter().map(row).collect(), ..Known::default() }
     }
@@ -79,6 +102,26 @@ mod tests {
     fn pool(text: &str, cidr: &str, mode: IpipMode) -> Pool {
         let spec = PoolSpec::new(text.parse().unwrap(), cidr.parse().unwrap());
         Pool::new(PoolSpec { ipip_mode: mode, ..spec }).unwrap()
+    }
+
+    #[test]
+    fn a_nodes_own_range_is_its_own_where_a_pool_covers_it_that_serves_nothing() {
+        let spec = |text: &str, cidr: &str| PoolSpec::new(text.parse().unwrap(), cidr.parse().unwrap());
+        let pools = PoolTable::new([
+            Pool::new(PoolSpec { disabled: true, ipip_mode: IpipMode::Always, ..spec("d", "10.244.0.0/16") })
+                .unwrap(),
+            Pool::new(spec("serves", "10.245.0.0/16")).unwrap(),
+        ]);
+        let mut nodes = known(&[("a", "192.0.2.1"), ("me", "192.0.2.9")]);
+        let cidrs = ["10.244.1.0/24", "10.245.1.0/24", "10.246.1.0/24", "10.244.0.0/15"];
+        for row in nodes.rows.values_mut() {
+            row.pod_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        }
+        let (peers, remote) = remote_of(&Ranges::default(), &nodes, &name("me"), &BTreeSet::new(), &pools);
+        assert_eq!(peers.len(), 1);
+        let told: Vec<(String, u32, IpipMode)> =
+            remote.iter().map(|range| (range.cidr.to_string(), range.peer, range.ipip_mode)).collect();
+        assert_eq!(told, [("10.244.1.0/24".to_owned(), 0, IpipMode::Always)]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::reconcile::{Reach, Reconciler};
 use super::surroundings::Surroundings;
 use super::world::{self, View, World};
 use crate::config::Config;
-use crate::journal::{Journal, Loaded, SnapshotFile};
+use crate::journal::{ForeignMark, Journal, Loaded, SnapshotFile};
 
 /// How long addresses of unknown use are kept back after the journal was lost: longer than a runtime takes to ask for
 /// the deletion of what it lost.
@@ -104,6 +104,7 @@ impl<S: Store> Node<S> {
         }
         let now = surroundings.clock.now();
         let view = world.view();
+        let foreign = ForeignMark::new(&config.state_dir);
         let records = match &loaded {
             Loaded::Records { records, dropped_bytes } => {
                 info!(records = records.len(), dropped_bytes, "the journal is read");
@@ -112,6 +113,9 @@ impl<S: Store> Node<S> {
             Loaded::Fresh => &[],
             Loaded::EarlierBoot => {
                 info!("the journal is of an earlier boot: its pods are gone");
+                if let Err(error) = foreign.clear() {
+                    warn!(%error, "pods of other main plugins are taken to be there still");
+                }
                 &[]
             }
             Loaded::Damaged { reason, kept_as } => {
@@ -126,10 +130,24 @@ impl<S: Store> Node<S> {
         problems.extend(malformed);
         // An interface of ours is made after its record and gone before the record of its end: one that no record
         // speaks of means that records are lost, whatever the file looks like.
-        if matches!(loaded, Loaded::Damaged { .. }) || !unknown.is_empty() {
+        let is_lost = match loaded {
+            Loaded::Damaged { .. } => true,
+            // Pods of other main plugins have no interface that would show it.
+            Loaded::Fresh | Loaded::Records { .. } => records.is_empty() && foreign.is_set(),
+            Loaded::EarlierBoot => false,
+        };
+        if is_lost || !unknown.is_empty() {
             let count = unknown.len();
             let longest = view.pools.iter().map(|pool| pool.cooldown).max().unwrap_or_default();
-            let until = now.after(UNPROVEN_COOLDOWN.max(longest));
+            let mut until = now.after(UNPROVEN_COOLDOWN.max(longest));
+            if foreign.is_set() {
+                error!(
+                    "addresses were given to pods of other main plugins, whose interfaces do not show them: what \
+                     nobody is known to hold is not handed out before a reboot, or before this node is drained and its \
+                     state directory emptied"
+                );
+                until = BootTime::from_millis(u64::MAX);
+            }
             let blocks = blocks_to_adopt(&ledger, &view, &surroundings);
             problems.extend(ledger.rebuild(&blocks, unknown, until)?);
             warn!(
@@ -150,7 +168,7 @@ impl<S: Store> Node<S> {
             world.clone(),
             ledger.clone(),
             surroundings.kernel_work.clone(),
-            Reach { many_nodes, node_ip: config.node_ip },
+            Reach { many_nodes, node_ip: config.node_ip, pod_cidrs: config.pod_cidrs.clone() },
             problems.is_empty(),
         );
         let node = Arc::new(Self {
@@ -167,6 +185,8 @@ impl<S: Store> Node<S> {
             upkeep_wanted: tokio::sync::Notify::new(),
             progress: tokio::sync::Notify::new(),
             inner_trouble: Mutex::default(),
+            policies: Mutex::default(),
+            leaks: Mutex::default(),
             retiring: tokio::sync::Mutex::default(),
         });
         node.remember_fresh(fresh);
@@ -302,7 +322,11 @@ fn unknown_pods(
         if ledger.pod(&identity.handle).is_some() {
             continue;
         }
+        let delegated = identity.extras.delegated;
         let pool_of = |address| {
+            if delegated {
+                return view.pools.by_address(address).map(|pool| pool.name.clone());
+            }
             let own = view.objects.values().filter(|seen| seen.object.owner == view.me);
             own.map(|seen| &seen.object)
                 .find(|block| block.cidr.contains(address))
@@ -314,11 +338,13 @@ fn unknown_pods(
             identity,
             netns: None,
             since: now,
+            foreign_interface: false,
             // Who was wired may have been promised: better an address too many held than one given twice.
             wired: Some(Wired {
                 host_mac: text_of(interface.host_mac),
                 pod_mac: text_of(interface.pod_mac),
                 mtu_bytes: interface.mtu_bytes,
+                nsid: interface.nsid,
                 at: now,
             }),
         });

@@ -162,6 +162,16 @@ impl<S: Store> Operator<S> {
             refusal.details.push("delete the pod, or take its interface off as well with --force".to_owned());
             return Err(refusal);
         }
+        let is_foreign = self.node.ledger().pod(&handle).is_some_and(|pod| pod.foreign_interface);
+        if is_foreign && !request.force {
+            let message =
+                format!("{handle} may be in use: its interface is another plugin's, and not seen here");
+            let mut refusal = refuse(ErrorCode::Conflict, message);
+            refusal
+                .details
+                .push("delete the pod, or free its addresses all the same with --force".to_owned());
+            return Err(refusal);
+        }
         if wired {
             let (dataplane, taken_off) = (self.node.dataplane.clone(), handle.clone());
             let unwired = self.node.blocking(move || dataplane.unwire(&taken_off)).await.map_err(internal)?;

@@ -76,6 +76,8 @@ impl<S: Store> Operator<S> {
         let mut live: Vec<Identity> = Vec::new();
         for interface in interfaces {
             match interface.identity {
+                // What another plugin gave is no address of ours.
+                Ok(identity) if identity.extras.delegated => {}
                 Ok(identity) => live.push(identity),
                 Err(error) => {
                     unreadable.push((format!("the alias of {}", interface.host_ifname), error.to_string()));
@@ -85,6 +87,8 @@ impl<S: Store> Operator<S> {
         let name = &self.node.config.node_name;
         let (view, now) = (self.node.world.view(), self.node.now());
         let ledger = self.node.ledger();
+        // Whose interface is another plugin's has none of ours in the kernel: the runtime was told, and so it lives.
+        live.extend(ledger.pods().filter(|pod| pod.foreign_interface).map(|pod| pod.identity.clone()));
         let member = Member {
             name,
             ipam: ledger.ipam(),

@@ -93,6 +93,8 @@ impl<S: Store> Operator<S> {
             peers,
             remote_ranges,
             inner_address,
+            leaks: self.node.leaks(),
+            warnings: self.node.policy_warning().into_iter().collect(),
             attach_mode: attach_mode_word(self.node.dataplane.attach_mode()).to_owned(),
             pin_path: self.node.config.bpf_pin_dir.display().to_string(),
             reconcile: ReconcileStatus {

@@ -12,16 +12,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::{GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, WireError};
+use dataplane::{Dataplane, GATEWAY_IPV4, GATEWAY_IPV6, PodWiring, WireError};
 use ipam::protocol::{Fact, Next};
-use ipam::{AssignRequest, Assignment, Pool};
-use model::{BootTime, Cidr, Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes};
+use ipam::{Assignment, Pool};
+use model::{
+    BootTime, Cidr, Extras, Family, Handle, Identity, IpipMode, PoolName, Workload, workload_mtu_bytes,
+};
 use rpc::{AddReply, AddRequest, AddressReply, ErrorCode, InterfaceReply, RpcError};
 use store::Store;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::metadata::Wanted;
 use super::netns::Netns;
 use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
@@ -64,10 +67,10 @@ impl<S: Store> Pods<S> {
         if cancel.is_cancelled() {
             return Err(cancelled(&handle));
         }
-        if let Some(reply) = self.held_already(&handle, &netns).await? {
+        if let Some(reply) = self.held_already(&handle, &netns, None).await? {
             return Ok(reply);
         }
-        let pod = self.assign(&handle, &request, &netns, &cancel).await?;
+        let pod = self.assign(&handle, &request, &netns, false, &cancel).await?;
         let made = self.wire_and_commit(&pod, &request, &netns, &cancel).await;
         if made.is_err() {
             self.take_back(&handle).await;
@@ -76,9 +79,22 @@ impl<S: Store> Pods<S> {
     }
 
     /// What an earlier ADD of the same handle left: the answer, or nothing after it was torn down.
-    async fn held_already(&self, handle: &Handle, netns: &Arc<Netns>) -> Answer<Option<AddReply>> {
+    /// `delegated`: the addresses that another plugin gave.
+    pub(super) async fn held_already(
+        &self,
+        handle: &Handle,
+        netns: &Arc<Netns>,
+        delegated: Option<&[IpAddr]>,
+    ) -> Answer<Option<AddReply>> {
         let Some(pod) = self.node.ledger().pod(handle).cloned() else { return Ok(None) };
-        let same_place = pod.netns.is_none_or(|before| before == netns.id());
+        let same_addresses = match delegated {
+            None => !pod.identity.extras.delegated,
+            Some(given) => {
+                pod.identity.extras.delegated && pod.identity.addresses().eq(given.iter().copied())
+            }
+        };
+        let same_place =
+            same_addresses && !pod.foreign_interface && pod.netns.is_none_or(|before| before == netns.id());
         if let Some(wired) = pod.wired.clone().filter(|_| same_place) {
             let wiring = PodWiring { identity: pod.identity.clone(), mtu_bytes: wired.mtu_bytes };
             let difference = self.check_wiring(wiring, netns).await?;
@@ -88,7 +104,7 @@ impl<S: Store> Pods<S> {
             }
             info!(%handle, ?difference, "an ADD again, and not all is as it was: made anew");
         } else {
-            info!(%handle, "an ADD again with another network namespace: made anew");
+            info!(%handle, "an ADD again that wants something else: made anew");
         }
         self.remove(handle).await?;
         Ok(None)
@@ -107,14 +123,22 @@ impl<S: Store> Pods<S> {
     }
 
     /// Decides, claims or borrows where that is needed, and writes the assignment down.
-    async fn assign(
+    pub(super) async fn assign(
         &self,
         handle: &Handle,
         request: &AddRequest,
         netns: &Netns,
+        foreign_interface: bool,
         cancel: &CancellationToken,
     ) -> Answer<pod::Pod> {
-        let wanted = self.assign_request(handle, &request.pod, &request.options).await?;
+        let mut wanted = self.assign_request(handle, &request.pod, &request.options).await?;
+        wanted.foreign_interface = foreign_interface;
+        if foreign_interface && wanted.extras != Extras::default() {
+            let what = "annotations hwAddr and allowedSourcePrefixes";
+            return Err(invalid(format!(
+                "{handle}: {what} cannot be followed: its interface is another plugin's"
+            )));
+        }
         let assigned = self.assign_by_steps(&wanted, request, netns, cancel).await;
         // Whatever was asked for and is not needed any more is withdrawn by upkeep.
         let gave_up = Fact::GaveUp { handle: handle.clone() };
@@ -126,12 +150,12 @@ impl<S: Store> Pods<S> {
     /// Step by step: each one is decided on what is known then.
     async fn assign_by_steps(
         &self,
-        wanted: &AssignRequest,
+        wanted: &Wanted,
         request: &AddRequest,
         netns: &Netns,
         cancel: &CancellationToken,
     ) -> Answer<pod::Pod> {
-        let handle = &wanted.handle;
+        let handle = &wanted.request.handle;
         let deadline = Instant::now() + WAIT_LIMIT;
         let mut looked_at = None;
         for _ in 0..MAX_ROUNDS {
@@ -161,15 +185,15 @@ impl<S: Store> Pods<S> {
     }
 
     /// What comes next for this request; an assignment is written down at once.
-    fn next(&self, wanted: &AssignRequest, request: &AddRequest, netns: &Netns) -> Answer<Step> {
-        let handle = &wanted.handle;
+    fn next(&self, wanted: &Wanted, request: &AddRequest, netns: &Netns) -> Answer<Step> {
+        let handle = &wanted.request.handle;
         let view = self.node.world.view();
         let now = self.node.now();
         let mut ledger = self.node.ledger();
-        let next = ledger.keeper().decide_next(&view.cluster(), wanted, now, self.node.nonce());
-        match next.map_err(|refusal| refused(handle, &refusal))? {
+        let next = ledger.keeper().decide_next(&view.cluster(), &wanted.request, now, self.node.nonce());
+        match next.map_err(|refusal| refused(wanted, &refusal))? {
             Next::Assign(assignments) => {
-                let pod = pod_of(handle, request, netns, &assignments, now);
+                let pod = pod_of(wanted, request, netns, &assignments, now);
                 ledger.assign(pod.clone(), &assignments, now).map_err(|error| kept_nothing(&error))?;
                 Ok(Step::Assigned(Box::new(pod)))
             }
@@ -182,7 +206,7 @@ impl<S: Store> Pods<S> {
         }
     }
 
-    async fn wire_and_commit(
+    pub(super) async fn wire_and_commit(
         &self,
         pod: &pod::Pod,
         request: &AddRequest,
@@ -206,6 +230,7 @@ impl<S: Store> Pods<S> {
                 host_mac: wired.host_mac.to_string(),
                 pod_mac: wired.pod_mac.to_string(),
                 mtu_bytes,
+                nsid: number_of(&dataplane, &netns_of_work),
                 at: node.now(),
             })
         });
@@ -229,7 +254,7 @@ impl<S: Store> Pods<S> {
         view.pools.iter().filter(concerned).map(|pool| pool.ipip_mode).collect()
     }
 
-    async fn take_back(&self, handle: &Handle) {
+    pub(super) async fn take_back(&self, handle: &Handle) {
         match self.remove(handle).await {
             Ok(()) => debug!(%handle, "an ADD was taken back"),
             Err(error) => {
@@ -249,15 +274,23 @@ fn mtu_of<S: Store>(node: &Node<S>, asked: Option<u32>, modes: Vec<IpipMode>) ->
     }
 }
 
+/// The number of a namespace. Without it a leak of the pod is not found by the agent, which is no reason to refuse it.
+pub(super) fn number_of(dataplane: &Dataplane, netns: &Netns) -> Option<u32> {
+    dataplane.name_namespace(netns.as_fd()).unwrap_or_else(|error| {
+        warn!(%error, "the end of this network namespace will not be noticed");
+        None
+    })
+}
+
 fn pod_of(
-    handle: &Handle,
+    wanted: &Wanted,
     request: &AddRequest,
     netns: &Netns,
     assignments: &[Assignment],
     now: BootTime,
 ) -> pod::Pod {
     let mut identity = Identity {
-        handle: handle.clone(),
+        handle: wanted.request.handle.clone(),
         ipv4: None,
         ipv6: None,
         network: request.attachment.network.clone(),
@@ -266,6 +299,7 @@ fn pod_of(
             pod: request.pod.name.clone(),
             uid: request.pod.uid.clone(),
         },
+        extras: wanted.extras.clone(),
     };
     let mut of_family = [None, None];
     for assignment in assignments {
@@ -275,7 +309,8 @@ fn pod_of(
         }
     }
     let pools = of_family.into_iter().flatten().collect();
-    pod::Pod { identity, pools, netns: Some(netns.id()), since: now, wired: None }
+    let foreign_interface = wanted.foreign_interface;
+    pod::Pod { identity, pools, netns: Some(netns.id()), since: now, foreign_interface, wired: None }
 }
 
 fn reply_of(pod: &pod::Pod, wired: &Wired) -> Answer<AddReply> {
@@ -292,14 +327,24 @@ fn reply_of(pod: &pod::Pod, wired: &Wired) -> Answer<AddReply> {
     })
 }
 
-fn cancelled(handle: &Handle) -> RpcError {
+pub(super) fn cancelled(handle: &Handle) -> RpcError {
     refuse(
         ErrorCode::Cancelled,
         format!("the ADD of {handle} was cancelled by its DEL, or its caller hung up"),
     )
 }
 
-fn refused(handle: &Handle, refusal: &ipam::Refusal) -> RpcError {
+fn refused(wanted: &Wanted, refusal: &ipam::Refusal) -> RpcError {
+    let handle = &wanted.request.handle;
+    let by_name = matches!(
+        refusal.kind(),
+        ipam::RefusalKind::Address { .. }
+            | ipam::RefusalKind::AddressHeld { .. }
+            | ipam::RefusalKind::AddressNotYet { .. }
+            | ipam::RefusalKind::OtherNode { .. }
+    );
+    let asked = wanted.address_key.filter(|_| by_name);
+    let asked = asked.map(|key| format!(" (asked for by pod annotation {key})")).unwrap_or_default();
     let code = match refusal.kind() {
         ipam::RefusalKind::Exhausted { .. } => ErrorCode::Exhausted,
         ipam::RefusalKind::AddressHeld { .. } => ErrorCode::Conflict,
@@ -309,12 +354,12 @@ fn refused(handle: &Handle, refusal: &ipam::Refusal) -> RpcError {
     };
     RpcError {
         code,
-        message: format!("no address for {handle}: {refusal}"),
+        message: format!("no address for {handle}: {refusal}{asked}"),
         details: refusal.details().to_vec(),
     }
 }
 
-fn kept_nothing(error: &LedgerError) -> RpcError {
+pub(super) fn kept_nothing(error: &LedgerError) -> RpcError {
     match error {
         LedgerError::Journal(error) => try_again(error),
         error => internal(error),

@@ -38,6 +38,9 @@ impl<S: Store> Pods<S> {
                 )));
             }
         }
+        if pod.foreign_interface {
+            return Ok(());
+        }
         let wiring = PodWiring { identity: pod.identity, mtu_bytes: wired.mtu_bytes };
         match self.check_wiring(wiring, &netns).await? {
             None => Ok(()),

@@ -5,15 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use ipam::annotations::{PoolSources, requested_pools};
-use ipam::{AssignRequest, FamilyRequest, MetadataKnown, MetadataStep, Want};
-use model::{Family, Handle, Labels};
+use ipam::annotations::wishes::{Wishes, want_of, wishes};
+use ipam::annotations::{AnnotationError, PoolSources, requested_pools};
+use ipam::{AssignRequest, FamilyRequest, MetadataKnown, MetadataStep};
+use model::{Extras, Family, Handle, Labels};
 use rpc::{NetworkOptions, PodRef, RpcError};
 use store::resource::Pod;
-use store::{Key, Store};
+use store::{Key, Store, Versioned};
 
 use super::{INVENTED_UID_PREFIX, Pods};
 use crate::answer::{invalid, try_again};
+
+/// The kubelet's annotation on the mirror of a static pod: the UID of the static pod, a hash of its file.
+const MIRROR_OF: &str = "kubernetes.io/config.mirror";
 
 /// More reads than a pod and its namespace can need.
 const MAX_READS: usize = 4;
@@ -26,8 +30,21 @@ struct Metadata {
     pod_annotations: BTreeMap<String, String>,
 }
 
+/// What an ADD is to come to.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// What `ipam` decides.
+    pub(super) request: AssignRequest,
+    /// What the pod gets besides addresses.
+    pub(super) extras: Extras,
+    /// Its interface is another plugin's.
+    pub(super) foreign_interface: bool,
+    /// The annotation that names addresses, for refusals.
+    pub(super) address_key: Option<&'static str>,
+}
+
 impl<S: Store> Pods<S> {
-    /// The request that `ipam` decides.
+    /// What is wanted, before anything is decided.
     ///
     /// # Errors
     /// Metadata is not there yet or is another pod's (try again), or an annotation is malformed.
@@ -36,8 +53,10 @@ impl<S: Store> Pods<S> {
         handle: &Handle,
         pod: &PodRef,
         options: &NetworkOptions,
-    ) -> Result<AssignRequest, RpcError> {
+    ) -> Result<Wanted, RpcError> {
         let metadata = self.metadata(pod).await?;
+        let malformed = |error: AnnotationError| invalid(format!("pod {}: {error}", name_of(pod)));
+        let wishes = wishes(&metadata.pod_annotations, &metadata.namespace_annotations).map_err(malformed)?;
         let sources = PoolSources {
             pod: &metadata.pod_annotations,
             namespace: &metadata.namespace_annotations,
@@ -45,21 +64,36 @@ impl<S: Store> Pods<S> {
             network_v6: options.ipv6_pools.as_deref(),
         };
         let family = |family, assign: Option<bool>| {
-            let pools = requested_pools(&sources, family)
-                .map_err(|error| invalid(format!("pod {}: {error}", name_of(pod))))?;
-            let want = match assign {
-                Some(true) => Want::Required,
-                Some(false) => Want::No,
-                None if pools.is_some() => Want::Required,
-                None => Want::AsPoolsExist,
-            };
-            Ok::<_, RpcError>(FamilyRequest { want, pools, address: None })
+            let pools = requested_pools(&sources, family).map_err(malformed)?;
+            let want = want_of(&wishes, family, assign, pools.is_some());
+            let address = wishes.addresses.and_then(|(_, addresses)| addresses.of(family));
+            Ok::<_, RpcError>(FamilyRequest { want, pools, address })
         };
-        Ok(AssignRequest {
+        let request = AssignRequest {
             v4: family(Family::V4, options.assign_ipv4)?,
             v6: family(Family::V6, options.assign_ipv6)?,
             ..AssignRequest::new(handle.clone(), metadata.namespace_labels)
-        })
+        };
+        let address_key = wishes.addresses.map(|(key, _)| key);
+        Ok(Wanted { request, extras: self.extras(pod, wishes)?, foreign_interface: false, address_key })
+    }
+
+    /// What the pod gets besides addresses, if this node gives it.
+    fn extras(&self, pod: &PodRef, wishes: Wishes) -> Result<Extras, RpcError> {
+        let mut extras = Extras { mac: wishes.mac.map(|(_, mac)| mac), ..Extras::default() };
+        let Some((key, sources)) = wishes.sources else { return Ok(extras) };
+        if !self.node.config.allow_source_prefixes {
+            let mut error = invalid(format!(
+                "pod {}: pod annotation {key}: this node lets no pod send from other sources than its own",
+                name_of(pod)
+            ));
+            error
+                .details
+                .push("to allow it: allowSourcePrefixes: Any in the agent's configuration".to_owned());
+            return Err(error);
+        }
+        extras.allowed_sources = sources;
+        Ok(extras)
     }
 
     /// Reads what is not known well enough, then takes it.
@@ -84,9 +118,7 @@ impl<S: Store> Pods<S> {
             };
             let comparable = !uid.is_some_and(|uid| uid.starts_with(INVENTED_UID_PREFIX));
             let known = MetadataKnown {
-                pod_uid: object
-                    .as_ref()
-                    .map(|object| uid_at_runtime(&object.uid, &object.value.metadata.annotations)),
+                pod_uid: object.as_ref().map(runtime_uid),
                 pod_read_live,
                 namespace: namespace.is_some(),
                 namespace_read_live: fresh.is_some(),
@@ -116,7 +148,7 @@ impl<S: Store> Pods<S> {
                     return Err(unknown("namespace", &pod.namespace));
                 }
                 (MetadataStep::RefuseOtherPod, _, _) => {
-                    return Err(other_pod(pod, object.as_ref().map_or("", |object| &object.uid)));
+                    return Err(other_pod(pod, object.as_ref().map_or("", runtime_uid)));
                 }
                 (MetadataStep::RefusePodUnknown | MetadataStep::Use | MetadataStep::ReadNamespace, _, _) => {
                     return Err(unknown("pod", &name_of(pod)));
@@ -127,13 +159,10 @@ impl<S: Store> Pods<S> {
     }
 }
 
-/// The annotation by which a kubelet marks the object that it has made for a pod of its own, a static one: the hash of the
-/// pod's manifest.
-const MIRROR: &str = "kubernetes.io/config.mirror";
-
-/// The UID by which a runtime knows the pod of an object with this UID: the hash, where the object is only a mirror.
-fn uid_at_runtime<'o>(uid: &'o str, annotations: &'o BTreeMap<String, String>) -> &'o str {
-    annotations.get(MIRROR).map_or(uid, String::as_str)
+/// The UID under which the runtime knows a pod. A static pod is in the API as its mirror, an object with a UID of its own
+/// that says in an annotation what the kubelet calls the pod itself.
+fn runtime_uid(object: &Versioned<Pod>) -> &str {
+    object.value.metadata.annotations.get(MIRROR_OF).map_or(&object.uid, String::as_str)
 }
 
 fn other_pod(pod: &PodRef, known_uid: &str) -> RpcError {
@@ -165,11 +194,18 @@ mod tests {
 
     #[test]
     fn a_mirror_pod_is_known_to_the_runtime_by_the_hash_of_its_manifest() {
+        let check = |annotations: &[(&str, &str)], expected: &str| {
+            let mut pod = Pod::default();
+            for (key, value) in annotations {
+                pod.metadata.annotations.insert((*key).to_owned(), (*value).to_owned());
+            }
+            let object =
+                Versioned { value: pod, uid: "1175ef56".to_owned(), revision: store::Revision::ZERO };
+            assert_eq!(runtime_uid(&object), expected, "{annotations:?}");
+        };
         // Every pod that a kubelet has read from somewhere has this one.
-        let hash = ("kubernetes.io/config.hash".to_owned(), "of another".to_owned());
-        let mut annotations = BTreeMap::from([hash]);
-        assert_eq!(uid_at_runtime("1175ef56", &annotations), "1175ef56");
-        annotations.insert(MIRROR.to_owned(), "b562e97b".to_owned());
-        assert_eq!(uid_at_runtime("1175ef56", &annotations), "b562e97b");
+        let read = ("kubernetes.io/config.hash", "of another");
+        check(&[read], "1175ef56");
+        check(&[read, (MIRROR_OF, "b562e97b")], "b562e97b");
     }
 }

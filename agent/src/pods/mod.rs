@@ -3,7 +3,10 @@
 mod add;
 mod check;
 mod del;
+mod delegated;
 mod gc;
+mod ipam_only;
+mod leaks;
 mod metadata;
 mod netns;
 mod status;

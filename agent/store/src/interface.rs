@@ -120,6 +120,14 @@ pub trait Store: Clone + Send + Sync + 'static {
         }
     }
 
+    /// How many NetworkPolicies there are, which are enforced by nobody here.
+    ///
+    /// # Errors
+    /// It cannot be found out now.
+    fn count_network_policies(&self) -> impl Future<Output = Result<NetworkPolicies, StoreError>> + Send {
+        async { Ok(NetworkPolicies::NotKept) }
+    }
+
     /// Whether the store answers, as far as is known without asking it.
     fn contact(&self) -> Contact {
         Contact::Answers
@@ -143,6 +151,17 @@ pub enum Contact {
         /// What came instead of the last answer.
         reason: String,
     },
+}
+
+/// What is known of NetworkPolicies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkPolicies {
+    /// So many are there.
+    Count(u64),
+    /// We have no right to look.
+    MayNotLook,
+    /// The store keeps none.
+    NotKept,
 }
 
 /// All objects of a kind at one moment.

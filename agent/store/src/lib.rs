@@ -40,7 +40,7 @@ pub use block::{block_of, block_resource};
 #[cfg(feature = "client")]
 pub use event::{Event, Watch};
 #[cfg(feature = "client")]
-pub use interface::{Contact, List, Store, StoreError};
+pub use interface::{Contact, List, NetworkPolicies, Store, StoreError};
 pub use key::{Key, KeyError};
 pub use registry::{registry_of, registry_spec};
 pub use versioned::{Revision, Versioned};

@@ -310,8 +310,22 @@ fn names_and_annotations_of_workloads_are_checked() {
         &pod(&format!("name: a, annotations: {{{key}: '[\"a\"]', poolward.io/ipv4pools: '[\"b\"]'}}")),
         &format!("metadata.annotations.poolward.io/ipv4pools: \"[\\\"b\\\"]\": differs from {key}"),
     );
-    let mut objects = accepted(&pod("name: a, annotations: {cni.projectcalico.org/ipAddrs: x}"));
+    for (key, value, reason) in [
+        ("ipAddrs", "10.0.0.9", "at column 1: expected '['"),
+        ("ipFamilies", "[\"IPv5\"]", "expected \"IPv4\" or \"IPv6\""),
+        ("hwAddr", "ff:ff:ff:ff:ff:ff", "expected a unicast address"),
+        ("allowedSourcePrefixes", "[\"10.0.0.1/24\"]", "10.0.0.0/24"),
+    ] {
+        let found = refused(&pod(&format!("name: a, annotations: {{poolward.io/{key}: '{value}'}}")));
+        let place = format!("metadata.annotations.poolward.io/{key}");
+        assert!(found.len() == 1 && found[0].starts_with(&place) && found[0].contains(reason), "{found:?}");
+    }
+    let mut objects = accepted(&pod("name: a, annotations: {cni.projectcalico.org/floatingIPs: x}"));
     assert_eq!(objects.remove(0).warnings.len(), 1);
+    // What only a pod can ask for is nothing on a namespace.
+    let namespace =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: a, annotations: {poolward.io/hwAddr: x}}}";
+    assert_eq!(accepted(namespace).remove(0).warnings.len(), 1);
     assert_eq!(accepted(&pod("name: a"))[0].key.as_str(), "default/a");
 }
 

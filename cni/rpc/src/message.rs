@@ -12,6 +12,14 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// CNI ADD. The pod's network namespace travels beside it as a file descriptor.
     CniAdd(AddRequest),
+    /// CNI ADD whose addresses another IPAM plugin gave. The pod's network namespace travels beside it as a file
+    /// descriptor. Answered with [`Reply::Added`].
+    CniAddDelegated(AddDelegatedRequest),
+    /// CNI ADD of addresses alone, for another main plugin. The pod's network namespace travels beside it as a file
+    /// descriptor.
+    CniIpamAdd(IpamAddRequest),
+    /// The ranges that the cluster gave this node for its pods.
+    PodCidrs,
     /// CNI DEL.
     CniDel(DelRequest),
     /// CNI CHECK. The pod's network namespace travels beside it as a file descriptor.
@@ -51,6 +59,10 @@ pub enum Reply {
     Done,
     /// To [`Request::CniAdd`].
     Added(AddReply),
+    /// To [`Request::CniIpamAdd`].
+    Assigned(AssignedReply),
+    /// To [`Request::PodCidrs`].
+    PodCidrs(PodCidrsReply),
     /// To [`Request::CniGc`].
     Collected(GcReply),
     /// To [`Request::Apply`] and [`Request::Delete`].
@@ -150,6 +162,60 @@ pub struct AddRequest {
     /// What the network configuration asks for.
     #[serde(default)]
     pub options: NetworkOptions,
+}
+
+/// CNI ADD whose addresses another IPAM plugin gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddDelegatedRequest {
+    /// Everything else.
+    pub add: AddRequest,
+    /// At most one address of each family; none: only if it was added before, and then as it was.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// CNI ADD of addresses alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpamAddRequest {
+    /// Everything else.
+    pub add: AddRequest,
+    /// Addresses get the prefix length of their pool: all of it is on the link. Otherwise that of a single host.
+    pub on_link: bool,
+    /// Next hops of default routes, at most one of each family; absent: the second address of each pool.
+    #[serde(default)]
+    pub gateways: Option<Vec<IpAddr>>,
+}
+
+/// What was assigned for another main plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignedReply {
+    /// IPv4 first.
+    pub addresses: Vec<AssignedAddress>,
+}
+
+/// One address for another main plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Length of the prefix that is on the link.
+    pub prefix_len: u8,
+    /// The default route's next hop, if there is to be one.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+    /// The pool it is from.
+    pub pool: String,
+}
+
+/// The ranges that the cluster gave this node (`spec.podCIDRs` of its Node object).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCidrsReply {
+    /// In the order of the object; may be empty.
+    pub cidrs: Vec<String>,
 }
 
 /// What the network configuration may ask for.
@@ -545,6 +611,12 @@ pub struct NodeStatusReply {
     /// This node's own address out of a pool, or why it has none though it should.
     #[serde(default)]
     pub inner_address: String,
+    /// What people should know although nothing is wrong; one line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// The last leaks that this agent removed, the latest first; one line each.
+    #[serde(default)]
+    pub leaks: Vec<String>,
     /// How programs are attached: `tcx` or `clsact`.
     pub attach_mode: String,
     /// Where programs and maps are pinned.

@@ -3,12 +3,12 @@
 
 use poolward_rpc::frame::{HEADER_SIZE_BYTES, Header, Kind, decode_body, encode};
 use poolward_rpc::{
-    AddReply, AddRequest, AddressReply, AddressUsage, ApplyReply, ApplyRequest, Attachment, BlockUsage,
-    CheckRequest, DelRequest, DeleteRequest, Document, DropCount, ErrorCode, GcReply, GcRequest, GetReply,
-    GetRequest, InterfaceReply, IpamCheckReply, IpamReleaseReply, IpamReleaseRequest, IpamReply,
-    IpamShowRequest, IpamViolation, NetworkOptions, NodeStatusReply, ObjectResult, PodRef, PoolRange,
-    PoolTraffic, PoolUsage, PoolsExportReply, ReconcileStatus, Reply, Request, RpcError, Usage,
-    ValidAttachment, VersionReply,
+    AddDelegatedRequest, AddReply, AddRequest, AddressReply, AddressUsage, ApplyReply, ApplyRequest,
+    AssignedAddress, AssignedReply, Attachment, BlockUsage, CheckRequest, DelRequest, DeleteRequest,
+    Document, DropCount, ErrorCode, GcReply, GcRequest, GetReply, GetRequest, InterfaceReply, IpamAddRequest,
+    IpamCheckReply, IpamReleaseReply, IpamReleaseRequest, IpamReply, IpamShowRequest, IpamViolation,
+    NetworkOptions, NodeStatusReply, ObjectResult, PodCidrsReply, PodRef, PoolRange, PoolTraffic, PoolUsage,
+    PoolsExportReply, ReconcileStatus, Reply, Request, RpcError, Usage, ValidAttachment, VersionReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,6 +50,22 @@ fn every_request_crosses_unchanged() {
                 },
             }),
         ),
+        (
+            "cniAddDelegated",
+            Request::CniAddDelegated(AddDelegatedRequest {
+                add: AddRequest { attachment: attachment(), ..AddRequest::default() },
+                addresses: vec!["10.244.1.7".parse().unwrap()],
+            }),
+        ),
+        (
+            "cniIpamAdd",
+            Request::CniIpamAdd(IpamAddRequest {
+                add: AddRequest { attachment: attachment(), ..AddRequest::default() },
+                on_link: true,
+                gateways: Some(vec!["10.0.0.1".parse().unwrap()]),
+            }),
+        ),
+        ("podCidrs", Request::PodCidrs),
         ("cniDel", Request::CniDel(DelRequest { attachment: attachment() })),
         (
             "cniCheck",
@@ -120,6 +136,18 @@ fn every_reply_crosses_unchanged() {
                 mtu_bytes: 1480,
             }),
         ),
+        (
+            "assigned",
+            Reply::Assigned(AssignedReply {
+                addresses: vec![AssignedAddress {
+                    address: "10.0.0.7".parse().unwrap(),
+                    prefix_len: 24,
+                    gateway: Some("10.0.0.1".parse().unwrap()),
+                    pool: "p".into(),
+                }],
+            }),
+        ),
+        ("podCidrs", Reply::PodCidrs(PodCidrsReply { cidrs: vec!["10.244.1.0/24".into()] })),
         (
             "collected",
             Reply::Collected(GcReply {

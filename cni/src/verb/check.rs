@@ -9,6 +9,7 @@ use crate::agent;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::{CniError, Code, quote};
+use crate::host_local::HostLocal;
 use crate::netns;
 
 /// Asks the agent, with the addresses of this very interface in `prevResult`; those of other plugins' interfaces
@@ -32,5 +33,6 @@ pub(crate) fn run(env: &Env, config: &Config) -> Result<(), CniError> {
     let netns = netns::open(env)?;
     let request = Request::CniCheck(CheckRequest { attachment, expected_addresses });
     let reply = agent::ask(env.verb, config, &request, Some(netns.as_fd()))?;
-    agent::expect_done(env.verb, &reply)
+    agent::expect_done(env.verb, &reply)?;
+    if config.uses_host_local()? { HostLocal::prepare(env, config)?.call(env.verb) } else { Ok(()) }
 }

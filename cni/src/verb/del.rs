@@ -8,10 +8,17 @@ use crate::agent;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::CniError;
+use crate::host_local::HostLocal;
 
 /// Asks the agent, which takes an unknown attachment for one that is gone already.
 pub(crate) fn run(env: &Env, config: &Config) -> Result<(), CniError> {
     let request = Request::CniDel(DelRequest { attachment: env.attachment(&config.name)? });
     let reply: Reply = agent::ask(env.verb, config, &request, None)?;
-    agent::expect_done(env.verb, &reply)
+    agent::expect_done(env.verb, &reply)?;
+    // Only now: nobody can use the addresses any more.
+    if config.uses_host_local().unwrap_or(false) {
+        HostLocal::prepare(env, config)?.call(env.verb)
+    } else {
+        Ok(())
+    }
 }

@@ -7,6 +7,13 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::error::CniError;
 
+/// The same for the IPAM of another main plugin.
+pub(crate) fn run_as_ipam(env: &Env, config: &Config) -> Result<(), CniError> {
+    config.ipam_options()?;
+    let reply = agent::ask(env.verb, config, &Request::CniStatus, None)?;
+    agent::expect_done(env.verb, &reply)
+}
+
 /// Asks the agent. A configuration that no ADD could be served with is refused here, with its own code.
 pub(crate) fn run(env: &Env, config: &Config) -> Result<(), CniError> {
     config.options()?;

@@ -43,6 +43,8 @@ impl Endpoint {
     pub const HAS_V4: u32 = 1;
     /// The pod has an IPv6 address.
     pub const HAS_V6: u32 = 2;
+    /// The pod may send from other sources as well: those that the map of sources has for its interface.
+    pub const HAS_MORE_SOURCES: u32 = 4;
 
     /// Whether `address` is the pod's own.
     #[inline(always)]
@@ -59,6 +61,51 @@ impl Endpoint {
         self.flags & Self::HAS_V6 != 0 && u128::from_ne_bytes(self.ipv6) == u128::from_ne_bytes(address)
     }
 }
+
+/// A source that a pod may send from besides its own addresses, as the data of a key in the trie of sources: behind the
+/// prefix length, which counts the interface's 32 bits as well.
+///
+/// ```text
+///  0            4                        20
+///  +------------+------------------------+
+///  | interface  | address                |
+///  +------------+------------------------+
+/// ```
+/// Both in network order. The interface's first bit tells the family, so that no prefix of one holds an address of the
+/// other; an IPv4 address is in the first four bytes of the sixteen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceKey {
+    /// Interface index in the node's network namespace, in network order, since a prefix begins at its first bit; with
+    /// [`SourceKey::V4_BIT`] for IPv4.
+    pub interface: [u8; 4],
+    /// The address.
+    pub address: [u8; 16],
+}
+
+impl SourceKey {
+    /// How many bits stand before the address.
+    pub const BITS_BEFORE: u32 = 32;
+    /// Tells IPv4; interface indices are positive as signed numbers.
+    pub const V4_BIT: u32 = 1 << 31;
+
+    /// The key of an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub fn v4(ifindex: u32, [a, b, c, d]: [u8; 4]) -> Self {
+        Self::v6(ifindex | Self::V4_BIT, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// The key of an IPv6 address.
+    #[inline(always)]
+    #[must_use]
+    pub fn v6(ifindex: u32, address: [u8; 16]) -> Self {
+        Self { interface: ifindex.to_be_bytes(), address }
+    }
+}
+
+/// Most prefixes in the trie of sources, of all pods of a node. Only what is used takes memory.
+pub const MAX_SOURCES: u32 = 16_384;
 
 /// What a pool wants done to packets of its addresses.
 ///
@@ -334,6 +381,8 @@ const _: () = {
     assert!(size_of::<RemoteEntry>() == 4 + 4 && align_of::<RemoteEntry>() == 4);
     assert!(size_of::<PathMtu>() == 4 + 4 + 8 && align_of::<PathMtu>() == 8);
     assert!(size_of::<EndpointKey>() == 4);
+    // The value behind it is of four bytes.
+    assert!(size_of::<SourceKey>() == 4 + 16 && align_of::<SourceKey>() == 1);
     assert!(size_of::<Endpoint>() == 4 + 16 + 4 && align_of::<Endpoint>() == 4);
     // The value of a trie lies right behind the address: 4 and 16 bytes must be multiples of its alignment.
     assert!(size_of::<PoolEntry>() == 4 + 1 + 1 + 2 && align_of::<PoolEntry>() == 4);

@@ -34,13 +34,13 @@ pub use drop_reason::DropReason;
 pub use from_uplink::{FromUplink, check_from_uplink};
 pub use ipv4_header::Header;
 pub use layout::{
-    Endpoint, EndpointKey, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry,
-    Settings, TagEntry, TagKey, UplinkEntry,
+    Endpoint, EndpointKey, MAX_SOURCES, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry,
+    RemoteEntry, Settings, SourceKey, TagEntry, TagKey, UplinkEntry,
 };
 pub use packet::{NEAR_LEN, Packet, SlicePacket};
 pub use tables::Tables;
 pub use to_uplink::{ToUplink, check_to_uplink};
-pub use verdict::{Source, Verdict, check_from_pod};
+pub use verdict::{Source, Verdict, check_from_pod, claimed_source};
 
 /// Version of everything in [`layout`] and of the meaning of the maps, part of the pin path. Raised whenever a
 /// newer agent could not use the maps of an older one as they stand.
@@ -50,6 +50,8 @@ pub const SCHEMA_VERSION: u32 = 3;
 pub mod map_name {
     /// Hash, [`EndpointKey`](crate::EndpointKey) to [`Endpoint`](crate::Endpoint).
     pub const ENDPOINTS: &str = "pw_endpoints";
+    /// LPM trie, [`SourceKey`](crate::SourceKey) to a number that is not 0.
+    pub const SOURCES: &str = "pw_sources";
     /// LPM trie, IPv4 prefix to [`PoolEntry`](crate::PoolEntry).
     pub const POOLS_V4: &str = "pw_pools_v4";
     /// LPM trie, IPv6 prefix to [`PoolEntry`](crate::PoolEntry).
@@ -73,6 +75,8 @@ pub mod map_name {
     pub const PATH_MTUS: &str = "pw_path_mtus";
 
     /// All of them.
-    pub const ALL: [&str; 11] =
-        [ENDPOINTS, POOLS_V4, POOLS_V6, POOL_STATS, DROPS, SETTINGS, TAGS, UPLINKS, REMOTE, PEERS, PATH_MTUS];
+    pub const ALL: [&str; 12] = [
+        ENDPOINTS, SOURCES, POOLS_V4, POOLS_V6, POOL_STATS, DROPS, SETTINGS, TAGS, UPLINKS, REMOTE, PEERS,
+        PATH_MTUS,
+    ];
 }

@@ -3,13 +3,15 @@
 
 use crate::layout::{
     Endpoint, EndpointKey, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry, Settings,
-    TagEntry, TagKey, UplinkEntry,
+    SourceKey, TagEntry, TagKey, UplinkEntry,
 };
 
 // SAFETY: `repr(C)`, `Copy`, without padding (asserted in `layout`), and every bit pattern is a value.
 unsafe impl aya::Pod for EndpointKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Endpoint {}
+// SAFETY: as above.
+unsafe impl aya::Pod for SourceKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for PoolEntry {}
 // SAFETY: as above.

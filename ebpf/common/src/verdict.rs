@@ -73,6 +73,44 @@ pub fn check_from_pod<P: Packet>(packet: &P, vlan_present: bool, endpoint: &Endp
     }
 }
 
+/// The source that an IP packet claims, where it is not the pod's own; decides nothing.
+///
+/// Asked only of a pod that may send from other sources, before [`check_from_pod`]: if the claimed one is among them, the
+/// packet is checked as if it were the pod's own.
+#[inline(always)]
+pub fn claimed_source<P: Packet>(packet: &P, endpoint: &Endpoint) -> Source {
+    match packet.ethertype() {
+        Some(ethertype::IPV4) => match packet.load_words(ETHERNET_LEN + 12) {
+            Some([word]) => {
+                let address = word.to_ne_bytes();
+                if endpoint.owns_v4(address) { Source::Untagged } else { Source::V4(address) }
+            }
+            None => Source::Untagged,
+        },
+        Some(ethertype::IPV6) => match packet.load_words(ETHERNET_LEN + 8) {
+            Some(words) => {
+                let address = bytes_of(words);
+                if endpoint.owns_v6(address) { Source::Untagged } else { Source::V6(address) }
+            }
+            None => Source::Untagged,
+        },
+        _ => Source::Untagged,
+    }
+}
+
+impl Endpoint {
+    /// The same pod, as if this source were its own.
+    #[inline(always)]
+    #[must_use]
+    pub fn speaking_from(self, source: Source) -> Self {
+        match source {
+            Source::Untagged => self,
+            Source::V4(ipv4) => Self { ipv4, flags: self.flags | Self::HAS_V4, ..self },
+            Source::V6(ipv6) => Self { ipv6, flags: self.flags | Self::HAS_V6, ..self },
+        }
+    }
+}
+
 /// Where a frame towards a pod goes: its destination address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -219,6 +257,27 @@ mod tests {
                 ethernet(kind, &rest)
             },
         )
+    }
+
+    #[test]
+    fn a_foreign_source_is_claimed_by_ip_packets_alone_and_passes_only_as_the_pods_own() {
+        let claimed = |frame: &[u8]| claimed_source(&SlicePacket(frame), &POD);
+        let other6 = [0x20; 16];
+        assert_eq!(claimed(&ipv4(V4)), Source::Untagged);
+        assert_eq!(claimed(&ipv4([10, 1, 0, 6])), Source::V4([10, 1, 0, 6]));
+        assert_eq!(claimed(&ipv6(V6, 17, &[])), Source::Untagged);
+        assert_eq!(claimed(&ipv6(other6, 17, &[])), Source::V6(other6));
+        assert_eq!(claimed(&arp(1, [10, 1, 0, 6])), Source::Untagged);
+        assert_eq!(claimed(&ipv4(V4)[..20]), Source::Untagged);
+        let frame = ipv4([10, 1, 0, 6]);
+        let speaking = POD.speaking_from(claimed(&frame));
+        assert_eq!(
+            check_from_pod(&SlicePacket(&frame), false, &speaking),
+            Verdict::Pass(Source::V4([10, 1, 0, 6]))
+        );
+        assert_eq!(check_from_pod(&SlicePacket(&frame), false, &POD), Verdict::Drop(DropReason::Ipv4Source));
+        let only_v6 = Endpoint { flags: Endpoint::HAS_V6, ..POD };
+        assert!(only_v6.speaking_from(Source::V4(V4)).owns_v4(V4));
     }
 
     proptest! {

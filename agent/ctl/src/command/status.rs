@@ -49,6 +49,12 @@ fn render(status: &NodeStatusReply, color: bool) -> String {
             ("Own address", inner.into()),
         ]);
     }
+    if !status.warnings.is_empty() {
+        rows.push(("Warnings", Cell::toned(status.warnings.join("\n"), Tone::Warn)));
+    }
+    if !status.leaks.is_empty() {
+        rows.push(("Leaks freed", status.leaks.join("\n").into()));
+    }
     rows.extend([("Programs", programs.into()), ("Reconcile", reconcile(&status.reconcile))]);
     let mut text = facts(&rows, color);
     let mut section = |title: &str, body: String| {

@@ -47,7 +47,10 @@ fn measure_all(pin_dir: &Path) -> Result<serde_json::Value> {
         }
         written = prefixes;
         let address = address_in(prefixes / 2, 5);
-        bpf.set_endpoint(LOOPBACK_IFINDEX, Endpoint { ipv4: Some(address), ipv6: None })?;
+        bpf.set_endpoint(
+            LOOPBACK_IFINDEX,
+            Endpoint { ipv4: Some(address), ipv6: None, ..Endpoint::default() },
+        )?;
         let frame = frame_from(address);
         let hot = hot_ns(bpf.from_pod_program()?, &frame)?;
         bpf.set_pool(prefix(prefixes / 2)?, rule(prefixes / 2, Some(46))?)?;
@@ -96,7 +99,10 @@ fn spread_ns(bpf: &mut Bpf, prefixes: u32) -> Result<u64> {
     for _ in 0..SPREAD_RUNS {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let address = address_in((state >> 8) % prefixes, 1 + (state >> 3) % 60);
-        bpf.set_endpoint(LOOPBACK_IFINDEX, Endpoint { ipv4: Some(address), ipv6: None })?;
+        bpf.set_endpoint(
+            LOOPBACK_IFINDEX,
+            Endpoint { ipv4: Some(address), ipv6: None, ..Endpoint::default() },
+        )?;
         samples.push(run_ns(bpf.from_pod_program()?, &frame_from(address), 1)?);
     }
     Ok(median(samples))

@@ -347,7 +347,10 @@ impl Track {
         let tag = TagId::new(7).context("a tag")?;
         bpf.set_pool("10.244.0.0/16".parse()?, PoolRule { tag, nat_outgoing: true, dscp: None })?;
         let (host, uplink) = (node.link("host0")?.index, node.link("up0")?.index);
-        bpf.set_endpoint(host, Endpoint { ipv4: Some(pod_address(number)), ipv6: None })?;
+        bpf.set_endpoint(
+            host,
+            Endpoint { ipv4: Some(pod_address(number)), ipv6: None, ..Endpoint::default() },
+        )?;
         bpf.set_uplink(uplink, UplinkRule { local: node_address(number), decapsulate: true })?;
         bpf.set_peer(node_address(other), PeerRule { inner: Some(Ipv4Addr::new(10, 244, other, 1)) })?;
         for (served, encapsulate) in [(number, false), (other, true)] {

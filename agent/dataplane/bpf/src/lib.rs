@@ -317,12 +317,12 @@ impl Bpf {
         self.uplink_maps.remove_path_mtu(node)
     }
 
-    /// Lets an interface send from these addresses and no others.
+    /// Lets an interface send from these addresses and sources, and no others.
     ///
     /// # Errors
     /// [`BpfError::MapFull`], or what the kernel said.
     pub fn set_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), BpfError> {
-        self.maps.set_endpoint(ifindex, endpoint)
+        self.maps.set_endpoint(ifindex, &endpoint)
     }
 
     /// Removes an endpoint; says whether it was there. While `from_pod` is attached it then drops everything.

@@ -1,6 +1,6 @@
 //! The maps, in terms of the model: endpoints, pools, counters, settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::Ebpf;
@@ -11,8 +11,8 @@ use aya::maps::{
 };
 use ebpf_common::layout;
 use ebpf_common::{
-    DropReason, EndpointKey, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry, RemoteEntry,
-    Settings, TagEntry, TagKey, UplinkEntry, map_name,
+    DropReason, EndpointKey, MAX_SOURCES, MAX_UPLINKS, PathMtu, PeerEntry, PeerKey, PoolCounters, PoolEntry,
+    RemoteEntry, Settings, SourceKey, TagEntry, TagKey, UplinkEntry, map_name,
 };
 use model::{Cidr, Dscp, MarkLayout, TagId};
 
@@ -20,12 +20,14 @@ use crate::error::{BpfError, Context};
 use crate::pins::PinDir;
 
 /// The addresses that may be sent through one interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// The pod's IPv4 address, if it has one.
     pub ipv4: Option<Ipv4Addr>,
     /// The pod's IPv6 address, if it has one.
     pub ipv6: Option<Ipv6Addr>,
+    /// Further sources, as far as they lie in no pool.
+    pub sources: BTreeSet<Cidr>,
 }
 
 /// What is done to packets from a prefix.
@@ -63,6 +65,7 @@ impl Default for MapSizes {
 pub(crate) struct Maps {
     sizes: MapSizes,
     endpoints: HashMap<MapData, EndpointKey, layout::Endpoint>,
+    sources: LpmTrie<MapData, SourceKey, u32>,
     pools_v4: LpmTrie<MapData, [u8; 4], PoolEntry>,
     pools_v6: LpmTrie<MapData, [u8; 16], PoolEntry>,
     stats: PerCpuHashMap<MapData, TagKey, PoolCounters>,
@@ -80,7 +83,7 @@ struct Shape {
     max_entries: u32,
 }
 
-fn shapes(sizes: MapSizes) -> [Shape; 11] {
+fn shapes(sizes: MapSizes) -> [Shape; 12] {
     let shape = |name, kind, key_size, value_size, max_entries| Shape {
         name,
         kind,
@@ -97,6 +100,7 @@ fn shapes(sizes: MapSizes) -> [Shape; 11] {
             size_of::<layout::Endpoint>(),
             sizes.max_endpoints,
         ),
+        shape(map_name::SOURCES, MapType::LpmTrie, 4 + size_of::<SourceKey>(), size_of::<u32>(), MAX_SOURCES),
         shape(map_name::POOLS_V4, MapType::LpmTrie, 4 + 4, pool, sizes.max_pools),
         shape(map_name::POOLS_V6, MapType::LpmTrie, 4 + 16, pool, sizes.max_pools),
         shape(
@@ -174,6 +178,7 @@ impl Maps {
         Ok(Self {
             sizes,
             endpoints: take(programs, map_name::ENDPOINTS)?,
+            sources: take(programs, map_name::SOURCES)?,
             pools_v4: take(programs, map_name::POOLS_V4)?,
             pools_v6: take(programs, map_name::POOLS_V6)?,
             stats: take(programs, map_name::POOL_STATS)?,
@@ -183,7 +188,17 @@ impl Maps {
         })
     }
 
-    pub(crate) fn set_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), BpfError> {
+    /// Sources first: the programs ask for them as soon as the endpoint says so.
+    pub(crate) fn set_endpoint(&mut self, ifindex: u32, endpoint: &Endpoint) -> Result<(), BpfError> {
+        let found = self.fetch_sources()?.remove(&ifindex).unwrap_or_default();
+        // Of an earlier interface of this number, or not wanted any more.
+        for source in found.difference(&endpoint.sources) {
+            self.remove_source(ifindex, source)?;
+        }
+        for source in endpoint.sources.difference(&found) {
+            let result = self.sources.insert(&source_key(ifindex, source), 1, 0);
+            result.or_else(|error| refused(error, map_name::SOURCES, MAX_SOURCES, source))?;
+        }
         let value = endpoint_value(endpoint);
         self.endpoints
             .insert(EndpointKey { ifindex }, value, 0)
@@ -192,13 +207,40 @@ impl Maps {
 
     pub(crate) fn remove_endpoint(&mut self, ifindex: u32) -> Result<bool, BpfError> {
         let removed = self.endpoints.remove(&EndpointKey { ifindex });
-        was_there(removed).kernel(|| format!("removing endpoint {ifindex}"))
+        let removed = was_there(removed).kernel(|| format!("removing endpoint {ifindex}"))?;
+        for source in self.fetch_sources()?.remove(&ifindex).unwrap_or_default() {
+            self.remove_source(ifindex, &source)?;
+        }
+        Ok(removed)
+    }
+
+    fn remove_source(&mut self, ifindex: u32, source: &Cidr) -> Result<(), BpfError> {
+        let removed = self.sources.remove(&source_key(ifindex, source));
+        was_there(removed).map(drop).kernel(|| format!("removing source {source} of endpoint {ifindex}"))
+    }
+
+    fn fetch_sources(&self) -> Result<BTreeMap<u32, BTreeSet<Cidr>>, BpfError> {
+        let mut sources: BTreeMap<u32, BTreeSet<Cidr>> = BTreeMap::new();
+        for entry in self.sources.iter() {
+            let (key, _) = entry.kernel(|| "reading the sources".to_owned())?;
+            // Only keys that this crate wrote can be here; anything else is no source of anybody's.
+            if let Some((ifindex, source)) = source_of(&key) {
+                sources.entry(ifindex).or_default().insert(source);
+            }
+        }
+        Ok(sources)
     }
 
     pub(crate) fn fetch_endpoints(&self) -> Result<BTreeMap<u32, Endpoint>, BpfError> {
         let entries =
             self.endpoints.iter().map(|entry| entry.map(|(key, value)| (key.ifindex, endpoint_of(value))));
-        entries.collect::<Result<_, _>>().kernel(|| "reading the endpoints".to_owned())
+        let mut endpoints: BTreeMap<u32, Endpoint> =
+            entries.collect::<Result<_, _>>().kernel(|| "reading the endpoints".to_owned())?;
+        // Sources without an endpoint are what a crash left: an endpoint that may send nothing else shows them.
+        for (ifindex, sources) in self.fetch_sources()? {
+            endpoints.entry(ifindex).or_default().sources = sources;
+        }
+        Ok(endpoints)
     }
 
     pub(crate) fn set_pool(&mut self, cidr: Cidr, rule: PoolRule) -> Result<(), BpfError> {
@@ -358,13 +400,34 @@ pub(crate) fn settings_of(layout: MarkLayout) -> Settings {
     Settings { mark_mask: layout.mask(), mark_shift: layout.shift(), nat_bit: layout.nat_bit(), reserved: 0 }
 }
 
-fn endpoint_value(endpoint: Endpoint) -> layout::Endpoint {
+fn source_key(ifindex: u32, source: &Cidr) -> Key<SourceKey> {
+    let prefix_len = SourceKey::BITS_BEFORE + u32::from(source.prefix_len());
+    match source.network() {
+        IpAddr::V4(at) => Key::new(prefix_len, SourceKey::v4(ifindex, at.octets())),
+        IpAddr::V6(at) => Key::new(prefix_len, SourceKey::v6(ifindex, at.octets())),
+    }
+}
+
+fn source_of(key: &Key<SourceKey>) -> Option<(u32, Cidr)> {
+    let data = key.data();
+    let interface = u32::from_be_bytes(data.interface);
+    let [a, b, c, d, ..] = data.address;
+    let address = match interface & SourceKey::V4_BIT {
+        0 => IpAddr::from(data.address),
+        _ => IpAddr::from([a, b, c, d]),
+    };
+    let prefix_len = u8::try_from(key.prefix_len().checked_sub(SourceKey::BITS_BEFORE)?).ok()?;
+    Some((interface & !SourceKey::V4_BIT, Cidr::containing(address, prefix_len)?))
+}
+
+fn endpoint_value(endpoint: &Endpoint) -> layout::Endpoint {
     let has_v4 = if endpoint.ipv4.is_some() { layout::Endpoint::HAS_V4 } else { 0 };
     let has_v6 = if endpoint.ipv6.is_some() { layout::Endpoint::HAS_V6 } else { 0 };
+    let more = if endpoint.sources.is_empty() { 0 } else { layout::Endpoint::HAS_MORE_SOURCES };
     layout::Endpoint {
         ipv4: endpoint.ipv4.map(|address| address.octets()).unwrap_or_default(),
         ipv6: endpoint.ipv6.map(|address| address.octets()).unwrap_or_default(),
-        flags: has_v4 | has_v6,
+        flags: has_v4 | has_v6 | more,
     }
 }
 
@@ -372,6 +435,7 @@ fn endpoint_of(value: layout::Endpoint) -> Endpoint {
     Endpoint {
         ipv4: (value.flags & layout::Endpoint::HAS_V4 != 0).then(|| value.ipv4.into()),
         ipv6: (value.flags & layout::Endpoint::HAS_V6 != 0).then(|| value.ipv6.into()),
+        sources: BTreeSet::new(),
     }
 }
 
@@ -410,17 +474,25 @@ mod tests {
         let v6 = Some("fd00::1".parse().unwrap());
         for endpoint in [
             Endpoint::default(),
-            Endpoint { ipv4: v4, ipv6: None },
-            Endpoint { ipv4: None, ipv6: v6 },
-            Endpoint { ipv4: v4, ipv6: v6 },
+            Endpoint { ipv4: v4, ..Endpoint::default() },
+            Endpoint { ipv6: v6, ..Endpoint::default() },
+            Endpoint { ipv4: v4, ipv6: v6, ..Endpoint::default() },
         ] {
-            assert_eq!(endpoint_of(endpoint_value(endpoint)), endpoint);
+            assert_eq!(endpoint_of(endpoint_value(&endpoint)), endpoint);
         }
         for nat_outgoing in [false, true] {
             for dscp in [None, Some(Dscp::new(0).unwrap()), Some(Dscp::new(63).unwrap())] {
                 let rule = PoolRule { tag: TagId::new(7).unwrap(), nat_outgoing, dscp };
                 assert_eq!(pool_rule(pool_entry(rule)), Some(rule));
             }
+        }
+    }
+
+    #[test]
+    fn a_source_comes_back_from_its_key_in_its_own_family() {
+        for text in ["192.0.2.0/24", "192.0.2.1/32", "0.0.0.0/0", "2001:db8::/32", "::/0", "fd00::1/128"] {
+            let source: Cidr = text.parse().unwrap();
+            assert_eq!(source_of(&source_key(7, &source)), Some((7, source)), "{text}");
         }
     }
 

@@ -265,7 +265,7 @@ impl Fake {
                 state.programs.pinned.remove(ifindex);
             }
             Op::SetEndpoint { ifindex, endpoint } => {
-                state.programs.endpoints.insert(*ifindex, *endpoint);
+                state.programs.endpoints.insert(*ifindex, endpoint.clone());
             }
             Op::RemoveEndpoint { ifindex } => {
                 state.programs.endpoints.remove(ifindex);
@@ -460,6 +460,15 @@ impl Kernel for Fake {
 
     fn is_own_namespace(&self, _netns: BorrowedFd<'_>) -> Result<bool, KernelError> {
         Ok(false)
+    }
+
+    /// Nothing here has a namespace.
+    fn name_namespace(&self, _netns: BorrowedFd<'_>) -> Result<Option<u32>, KernelError> {
+        Ok(None)
+    }
+
+    fn fetch_namespaces(&self) -> Result<BTreeSet<u32>, KernelError> {
+        Ok(BTreeSet::new())
     }
 
     fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {

@@ -25,7 +25,9 @@ use super::exec::{self, exec_netlink, exec_runs, netlink_requests, one_by_one};
 use super::netlink::{Answer, Netlink, NetlinkError};
 use super::nexthop::Message;
 use super::programs::ProgramStore;
-use super::{ErrorKind, Failure, Kernel, KernelError, Place, PodSide, RouteTable, message, nexthop, nft};
+use super::{
+    ErrorKind, Failure, Kernel, KernelError, Place, PodSide, RouteTable, message, nexthop, nft, nsid,
+};
 use crate::events::Events;
 use crate::object::{
     FoundNexthop, FoundRoute, Hop, Link, LinkAddress, NatState, Neighbour, PathMtu, Programs, Route, Sysctl,
@@ -138,7 +140,9 @@ impl Linux {
             Op::Attach { ifindex } => self.programs()?.attach(*ifindex),
             Op::Settle { ifindex } => self.programs()?.settle(*ifindex),
             Op::Detach { ifindex } => self.programs()?.detach(*ifindex),
-            Op::SetEndpoint { ifindex, endpoint } => self.programs()?.set_endpoint(*ifindex, *endpoint),
+            Op::SetEndpoint { ifindex, endpoint } => {
+                self.programs()?.set_endpoint(*ifindex, endpoint.clone())
+            }
             Op::RemoveEndpoint { ifindex } => self.programs()?.remove_endpoint(*ifindex),
             Op::SetPool { cidr, entry } => self.programs()?.set_pool(*cidr, *entry),
             Op::RemovePool { cidr } => self.programs()?.remove_pool(*cidr),
@@ -422,6 +426,35 @@ impl Kernel for Linux {
         let found =
             fstat(netns).map_err(|cause| KernelError::io("look at the pod's namespace", cause.into()))?;
         Ok((found.st_dev, found.st_ino) == self.own_namespace)
+    }
+
+    fn name_namespace(&self, netns: BorrowedFd<'_>) -> Result<Option<u32>, KernelError> {
+        let failed = |cause| KernelError::io("ask for the number of the pod's namespace", cause);
+        let ask = || -> Result<Option<u32>, KernelError> {
+            let request = vec![nsid::get(netns.as_raw_fd())];
+            let answers = self.with_socket(|socket| socket.execute(request)).map_err(failed)?;
+            let answer = answers.into_iter().next().unwrap_or(Ok(Vec::new()));
+            let messages = answer.map_err(|error| failed(error.cause).with_text(error.text))?;
+            Ok(messages.iter().find_map(nsid::parse))
+        };
+        if let Some(id) = ask()? {
+            return Ok(Some(id));
+        }
+        // Refused if somebody else was faster; what counts is what it has then.
+        let request = vec![nsid::assign(netns.as_raw_fd())];
+        self.with_socket(|socket| socket.execute(request)).map_err(failed)?;
+        ask()
+    }
+
+    fn fetch_namespaces(&self) -> Result<BTreeSet<u32>, KernelError> {
+        let failed = |error: NetlinkError| {
+            KernelError::io("read the numbers of namespaces", error.cause).with_text(error.text)
+        };
+        let unparsed = |reason| Err(io::Error::other(reason));
+        let found = self
+            .with_socket(|socket| Ok(socket.dump(&nsid::all(), unparsed, nsid::parse)))
+            .map_err(|cause| KernelError::io("read the numbers of namespaces", cause))?;
+        Ok(found.map_err(failed)?.into_iter().collect())
     }
 
     fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {

@@ -257,6 +257,7 @@ pub(crate) fn parse_link(message: &Message) -> Option<Link> {
             LinkAttribute::OperState(state) => link.operational = *state == State::Up,
             LinkAttribute::Mtu(mtu_bytes) => link.mtu_bytes = *mtu_bytes,
             LinkAttribute::Link(peer) => link.peer_ifindex = Some(*peer),
+            LinkAttribute::LinkNetNsId(id) => link.peer_nsid = u32::try_from(*id).ok(),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::LinkInfo(infos) => {
                 link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));

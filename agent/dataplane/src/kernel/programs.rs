@@ -108,7 +108,8 @@ impl ProgramStore {
     }
 
     pub(super) fn set_endpoint(&self, ifindex: u32, endpoint: Endpoint) -> Result<(), KernelError> {
-        let value = bpf::Endpoint { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
+        let Endpoint { ipv4, ipv6, sources } = endpoint;
+        let value = bpf::Endpoint { ipv4, ipv6, sources };
         let result = self.bpf().set_endpoint(ifindex, value);
         result.map_err(|e| explain(format!("set endpoint of interface {ifindex}"), e))
     }
@@ -232,7 +233,9 @@ impl ProgramStore {
                 marks_ok: bpf.uses_mark_layout(self.marks)?,
                 pools: pools.collect(),
                 counted: bpf.fetch_pool_counters()?.into_keys().collect(),
-                endpoints: endpoints.map(|(i, e)| (i, Endpoint { ipv4: e.ipv4, ipv6: e.ipv6 })).collect(),
+                endpoints: endpoints
+                    .map(|(i, e)| (i, Endpoint { ipv4: e.ipv4, ipv6: e.ipv6, sources: e.sources }))
+                    .collect(),
                 attached: lasting.iter().chain(&elsewise).filter(current).map(|a| a.ifindex).collect(),
                 pinned: lasting.iter().chain(&elsewise).map(|a| a.ifindex).collect(),
                 unsettled: elsewise.iter().map(|a| a.ifindex).collect(),

@@ -80,10 +80,12 @@ fn give_to(ledger: &mut Ledger, handle: Handle, last_octet: u8) {
             ipv6: None,
             network: "pods".into(),
             workload: Workload::default(),
+            extras: model::Extras::default(),
         },
         pools: vec!["p".parse().unwrap()],
         netns: Some(NetnsId { dev: 4, ino: 5 }),
         since: NOW,
+        foreign_interface: false,
         wired: None,
     };
     let assignment = Assignment { pool: "p".parse().unwrap(), block: block(), address: address.into() };
@@ -95,6 +97,7 @@ fn wired() -> Wired {
         host_mac: "02:00:00:00:00:01".into(),
         pod_mac: "02:00:00:00:00:02".into(),
         mtu_bytes: 1480,
+        nsid: None,
         at: NOW,
     }
 }
@@ -266,4 +269,37 @@ fn the_nodes_own_address_survives_a_restart_and_is_no_pod() {
     let cut_off = ledger.note(&[Fact::Lost { block: block() }], NOW).unwrap();
     assert_eq!(cut_off, [(Handle::of_node(), own.into())]);
     assert_eq!(ledger.inner_ipv4(), None);
+}
+
+#[test]
+fn a_pod_whose_addresses_another_plugin_gave_is_in_no_block_and_its_end_is_remembered() {
+    let take_in = |ledger: &mut Ledger| {
+        let extras = model::Extras { delegated: true, ..model::Extras::default() };
+        let pod = Pod {
+            identity: Identity {
+                handle: handle("d"),
+                // In no block of this node, and in one: neither is the allocator's.
+                ipv4: Some([10, 0, 0, 2].into()),
+                ipv6: Some("fd44::2".parse().unwrap()),
+                network: "pods".into(),
+                workload: Workload::default(),
+                extras,
+            },
+            pools: vec!["p".parse().unwrap(), "six".parse().unwrap()],
+            netns: Some(NetnsId { dev: 4, ino: 5 }),
+            since: NOW,
+            foreign_interface: false,
+            wired: None,
+        };
+        ledger.take_in(pod).unwrap();
+        ledger.commit(&handle("d"), wired(), NetnsId { dev: 4, ino: 5 }).unwrap();
+    };
+    let ledger = check_restart(take_in);
+    assert!(ledger.pod(&handle("d")).is_some_and(|pod| pod.wired.is_some() && pod.identity.extras.delegated));
+    assert_eq!(ledger.ipam().holder_count(), 0);
+    let ledger = check_restart(|ledger| {
+        take_in(ledger);
+        assert!(ledger.free(&handle("d"), &pools(0), NOW).unwrap().is_empty());
+    });
+    assert!(ledger.pod(&handle("d")).is_none());
 }

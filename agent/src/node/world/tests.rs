@@ -20,7 +20,15 @@ fn this_node() -> Node {
 
 async fn put_node(store: &MemoryStore, node: &str, uid: &str) -> Revision {
     let metadata = Metadata { uid: uid.to_owned(), ..Metadata::named(node) };
-    store.create(resource::Node { metadata, addresses: vec!["192.0.2.1".to_owned()] }).await.unwrap().revision
+    store
+        .create(resource::Node {
+            metadata,
+            addresses: vec!["192.0.2.1".to_owned()],
+            ..resource::Node::default()
+        })
+        .await
+        .unwrap()
+        .revision
 }
 
 async fn remove_node(store: &MemoryStore, node: &str) -> Revision {

@@ -5,6 +5,7 @@
 //! * [`wire`]: objects, lists and events as the API writes them.
 //! * [`delete`]: deletion and the finalizer, as one operation.
 //! * [`follow`]: a watch that goes on over many connections.
+//! * [`policies`]: how many NetworkPolicies there are.
 //! * [`crd`] and [`install`]: the definitions of our kinds, and bringing them to a server.
 //!
 //! Revisions are etcd's, read from `resourceVersion`. A write that was not answered is never settled by a read here:
@@ -16,6 +17,7 @@ mod delete;
 mod follow;
 pub mod install;
 mod options;
+mod policies;
 mod transport;
 mod wire;
 
@@ -26,7 +28,7 @@ use model::NodeName;
 pub use options::{ConnectError, Options, Timeouts};
 
 use crate::event::Watch;
-use crate::interface::{Contact, List, Store, StoreError};
+use crate::interface::{Contact, List, NetworkPolicies, Store, StoreError};
 use crate::key::Key;
 use crate::resource::{API_VERSION, PROTECT_FINALIZER, Pod, Resource};
 use crate::rules::{CREATE, GET, LIST, REPLACE, internal, key_of};
@@ -289,6 +291,10 @@ impl Store for KubernetesStore {
         let selector = format!("spec.nodeName={node}");
         self.pages::<Pod>(Some(selector), |mut page| pods.append(&mut page)).await?;
         Ok(pods)
+    }
+
+    async fn count_network_policies(&self) -> Result<NetworkPolicies, StoreError> {
+        self.look_for_policies().await
     }
 
     fn contact(&self) -> Contact {

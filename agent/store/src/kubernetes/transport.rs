@@ -86,6 +86,24 @@ impl Transport {
         answer
     }
 
+    /// Makes a request of which it does not matter whether it may be made: nothing follows from it for
+    /// [`Transport::contact`]. The answer's code and body.
+    pub(super) async fn ask_aside(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let whole = async {
+            let response = self.client.send(request.map(Body::from)).await.map_err(|e| broken(&e))?;
+            let (head, body) = response.into_parts();
+            let body = body.collect_bytes().await.map_err(|error| broken(&error))?;
+            Ok((head.status, body.to_vec()))
+        };
+        match tokio::time::timeout(self.timeouts.request, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::unanswered("no answer in time")),
+        }
+    }
+
     /// Whether the server answers, by the requests that were made.
     pub(super) fn contact(&self) -> Contact {
         match &*self.lost.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -191,9 +209,9 @@ pub(super) fn is_absence(status: &Status, key: &Key) -> bool {
 /// What a request was for, in errors.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
-    operation: &'static str,
-    kind: &'static str,
-    key: &'a str,
+    pub(super) operation: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) key: &'a str,
 }
 
 impl<'a> Call<'a> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipam::annotations::wishes::{self, POD_ONLY_KEYS};
 use ipam::annotations::{AnnotationError, PoolSources, parse_pool_list, pool_keys, requested_pools};
 use model::Family;
 use serde_json::json;
@@ -10,16 +11,19 @@ use super::fields::{Fields, Findings};
 use crate::resource::{Metadata, Namespace, Pod, PodSpec};
 
 /// Annotations that Calico follows and Poolward does not.
-const NOT_FOLLOWED: [&str; 4] = [
-    "cni.projectcalico.org/floatingIPs",
-    "cni.projectcalico.org/hwAddr",
-    "cni.projectcalico.org/ipAddrs",
-    "cni.projectcalico.org/ipAddrsNoIpam",
-];
+const NOT_FOLLOWED: [&str; 2] = ["cni.projectcalico.org/floatingIPs", "cni.projectcalico.org/ipAddrsNoIpam"];
 
 /// `None` if anything is wrong.
 pub(super) fn read_namespace(findings: &mut Findings, metadata: Metadata) -> Option<Namespace> {
     check_annotations(findings, &metadata.annotations);
+    let nothing = BTreeMap::new();
+    check_wishes(findings, &nothing, &metadata.annotations);
+    for key in POD_ONLY_KEYS.as_flattened() {
+        if metadata.annotations.contains_key(*key) {
+            findings
+                .warn(&format!("metadata.annotations.{key}"), "has no effect on a namespace, only on a pod");
+        }
+    }
     findings.errors.is_empty().then_some(Namespace { metadata })
 }
 
@@ -27,6 +31,7 @@ pub(super) fn read_namespace(findings: &mut Findings, metadata: Metadata) -> Opt
 /// `None` if anything is wrong.
 pub(super) fn read_pod(findings: &mut Findings, top: &Fields<'_>, metadata: Metadata) -> Option<Pod> {
     check_annotations(findings, &metadata.annotations);
+    check_wishes(findings, &metadata.annotations, &BTreeMap::new());
     let mut spec = PodSpec::default();
     if let Some(fields) = top.inside(findings, "spec", "spec") {
         spec.node_name = fields.text(findings, "nodeName").unwrap_or_default().to_owned();
@@ -64,4 +69,21 @@ fn check_annotations(findings: &mut Findings, annotations: &BTreeMap<String, Str
             findings.warn(&format!("metadata.annotations.{key}"), "has no effect here");
         }
     }
+}
+
+/// The same for what annotations ask for besides pools.
+fn check_wishes(
+    findings: &mut Findings,
+    pod: &BTreeMap<String, String>,
+    namespace: &BTreeMap<String, String>,
+) {
+    let (key, reason) = match wishes::wishes(pod, namespace) {
+        Ok(_) => return,
+        Err(AnnotationError::Malformed { key, reason, .. }) => (key, reason),
+        Err(AnnotationError::Contradiction { first, second, .. }) => {
+            (second, format!("differs from {first}: set only one of them, or both alike"))
+        }
+    };
+    let value = pod.get(key).or_else(|| namespace.get(key)).map(|value| json!(value));
+    findings.refuse(&format!("metadata.annotations.{key}"), value.as_ref(), reason);
 }

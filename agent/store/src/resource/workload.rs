@@ -37,6 +37,9 @@ pub struct Node {
     /// Its `InternalIP` addresses, as text, in the order of its status.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
+    /// The ranges that the cluster gave it for its pods (`spec.podCIDRs`), as text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<String>,
 }
 resource!(Node {
     const KIND: &'static str = "Node";
@@ -45,21 +48,35 @@ resource!(Node {
 
     /// Annotations are left out: nothing looks at them, and those of 5,000 nodes would take most of an agent's memory.
     fn from_api(json: &str) -> Result<Self, serde_json::Error> {
-        let ApiNode { metadata, status } = serde_json::from_str(json)?;
+        let ApiNode { metadata, spec, status } = serde_json::from_str(json)?;
+        // Older servers write the first one alone.
+        let first = Some(spec.pod_cidr).filter(|cidr| !cidr.is_empty());
+        let pod_cidrs = if spec.pod_cidrs.is_empty() { first.into_iter().collect() } else { spec.pod_cidrs };
         let internal = status.addresses.into_iter().filter(|address| address.kind == "InternalIP");
         Ok(Self {
             metadata: Metadata { annotations: BTreeMap::new(), ..metadata },
             addresses: internal.map(|address| address.address).collect(),
+            pod_cidrs,
         })
     }
 });
 
-/// The part of a Node that says where it is.
+/// The part of a Node that says where it is and what its pods' ranges are.
 #[derive(Deserialize)]
 struct ApiNode {
     metadata: Metadata,
     #[serde(default)]
+    spec: ApiNodeSpec,
+    #[serde(default)]
     status: ApiNodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct ApiNodeSpec {
+    #[serde(default, rename = "podCIDR")]
+    pod_cidr: String,
+    #[serde(default, rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -17,7 +17,7 @@ pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 pub const BUSYBOX_IMAGE: &str = "localhost/busybox:1";
 
 /// The same under the name by which documentation calls it.
-pub(super) const PUBLISHED_BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1.36";
+const PUBLISHED_BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1.36";
 
 /// Debian's, static.
 const BUSYBOX: &str = "/bin/busybox";

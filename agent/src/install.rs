@@ -3,7 +3,7 @@
 //!
 //! The list of plugins (the conflist) is not among it: the agent writes that once pods can get addresses
 //! ([`crate::conflist`]), so that no node is called ready before. Nothing here is ever taken away; that is
-//! a clean-up's work.
+//! [`crate::cleanup`]'s work.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +20,9 @@ const PROGRAM_MODE: u32 = 0o755;
 
 /// Plugins of ours begin with this, and replace whatever is there.
 pub const OUR_PLUGINS: &str = "poolward";
+
+/// Names of the plugins that were put where there was none, a line for each: what a clean-up takes away again.
+pub const FILLED_GAPS: &str = ".poolward-installed";
 
 /// Does all of it, and says what it did, a line for each thing.
 ///
@@ -49,6 +52,7 @@ fn install_plugins(from: &Path, to: &Path, mut say: impl FnMut(String)) -> Resul
     }
     names.sort();
     ensure!(!names.is_empty(), "{} holds no programs", from.display());
+    let mut filled = Vec::new();
     for name in names {
         let (source, target) = (from.join(&name), to.join(&name));
         let is_ours = name.to_string_lossy().starts_with(OUR_PLUGINS);
@@ -59,12 +63,33 @@ fn install_plugins(from: &Path, to: &Path, mut say: impl FnMut(String)) -> Resul
         let program = fs::read(&source).with_context(|| format!("read {}", source.display()))?;
         let placed = files::place(&target, &program, PROGRAM_MODE)
             .with_context(|| format!("put {} in place", target.display()))?;
-        say(format!(
-            "{}: {}",
-            target.display(),
-            if placed == Placed::Written { "installed" } else { "up to date" }
-        ));
+        if !is_ours {
+            filled.push(name.to_string_lossy().into_owned());
+        }
+        let what = if placed == Placed::Written { "installed" } else { "up to date" };
+        say(format!("{}: {what}", target.display()));
     }
+    if !filled.is_empty() {
+        remember(to, &filled)?;
+    }
+    Ok(())
+}
+
+/// Adds names to those that were remembered before.
+fn remember(dir: &Path, names: &[String]) -> Result<()> {
+    let record = dir.join(FILLED_GAPS);
+    let mut text = match fs::read_to_string(&record) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("read {}", record.display())),
+    };
+    for name in names {
+        if !text.lines().any(|line| line == name) {
+            text.push_str(name);
+            text.push('\n');
+        }
+    }
+    files::place(&record, text.as_bytes(), 0o644).with_context(|| format!("write {}", record.display()))?;
     Ok(())
 }
 
@@ -104,7 +129,8 @@ mod tests {
         );
         let again = run(from.path(), to.path()).unwrap();
         assert_eq!(again[1], "poolward: up to date");
-        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 3, "something else was written");
+        assert_eq!(read(FILLED_GAPS), "loopback\n");
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 4, "something else was written");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod bpffs;
+pub mod cleanup;
 pub mod clock;
 pub mod config;
 pub mod conflist;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use poolward_agent::cleanup::{self, Outcome};
 use poolward_agent::config::{Command, Config, Flags};
 use poolward_agent::install::install;
 use poolward_agent::journal::LockError;
@@ -99,6 +100,11 @@ fn exec(command: &Command, config: &Config) -> ExitCode {
         Command::Probe(args) => {
             probe(&config.socket_path, args.what, args.timeout).map_err(anyhow::Error::msg)
         }
+        Command::Cleanup(args) => match cleanup::run(config, args) {
+            Ok(Outcome::Done) => Ok(()),
+            Ok(Outcome::Declined) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

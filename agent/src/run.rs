@@ -137,7 +137,8 @@ pub fn unload(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settings_of(config: &Config) -> Settings {
+/// What the dataplane is opened with.
+pub(crate) fn settings_of(config: &Config) -> Settings {
     Settings {
         marks: config.mark_layout,
         route_protocol: config.route_protocol,

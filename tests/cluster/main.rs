@@ -11,6 +11,7 @@ mod pods;
 mod site;
 
 mod bare;
+mod pages;
 mod reach;
 mod selection;
 mod services;

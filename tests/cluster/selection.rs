@@ -145,6 +145,9 @@ fn addresses_of_deleted_pods_are_free_again() {
     // Half of them as a person does it, half without waiting for the kubelet.
     let (slowly, _) = names.split_at(3);
     site.delete(&namespace, &slowly.iter().map(String::as_str).collect::<Vec<_>>());
+    for pod in &pods[..slowly.len()] {
+        site.wait_until_free(pod);
+    }
     site.delete_at_once(&namespace);
     for pod in &pods {
         site.wait_until_free(pod);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
+use harness::cluster::{DNS_ADDRESS, DNS_DOMAIN};
 use serde_json::{Value, json};
 
 use crate::pods::{PORT, Pod, PodOptions};
@@ -228,7 +229,7 @@ fn a_host_port_leads_from_outside_to_its_pod() {
     let (name, _) = who(&site, &web.clients[0], &place).unwrap();
     assert_eq!(name, pod.name);
     site.delete(NAMESPACE, &[&pod.name]);
-    assert!(who_from_outside(&site, &place).is_err(), "the port is still open");
+    wait_until("the port is closed", || who_from_outside(&site, &place).is_err());
     site.assert_sealed();
 }
 
@@ -249,4 +250,49 @@ fn kubelets_probe_pods() {
     let wait = ["wait", "--for=condition=Ready=false", &limit, "--namespace", NAMESPACE, "pod/probed"];
     site.kubectl().long(&wait, SOON).unwrap();
     site.delete(NAMESPACE, &[&pod.name]);
+}
+
+#[test]
+fn a_dns_pod_tells_pods_of_every_node_the_address_of_a_service() {
+    let site = site();
+    let web = web(&site);
+    let name = format!("one.{NAMESPACE}.svc.{DNS_DOMAIN}");
+    let plain = PodOptions {
+        namespace: NAMESPACE,
+        name: "dns",
+        node: Some(2),
+        labels: &[("app", "dns")],
+        ..PodOptions::default()
+    };
+    let mut containers = plain.object()["spec"]["containers"].clone();
+    containers[0]["command"] = json!(["names", name, web.one]);
+    let server = PodOptions { more: json!({"containers": containers}), ..plain };
+    let asking: Vec<String> = (1..=NODES_COUNT).map(|number| format!("asking-{number}")).collect();
+    let mut options = vec![server];
+    options.extend(asking.iter().zip(1..).map(|(name, number)| PodOptions {
+        namespace: NAMESPACE,
+        name,
+        node: Some(number),
+        more: json!({"dnsPolicy": "ClusterFirst"}),
+        ..PodOptions::default()
+    }));
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns", "namespace": NAMESPACE},
+        "spec": {
+            "clusterIP": DNS_ADDRESS, "selector": {"app": "dns"},
+            "ports": [{"name": "dns", "protocol": "UDP", "port": 53}],
+        },
+    });
+    site.kubectl().apply_unchecked(&service.to_string()).unwrap();
+    let pods = site.pods(&options);
+    for pod in &pods[1..] {
+        // By what the kubelet wrote into resolv.conf. The server answers for names of IPv4 only.
+        let mut said = String::new();
+        wait_until(&format!("{pod:?} learns the address of {name}"), || {
+            said = site.exec(pod, &["nslookup", "-type=a", &name]).unwrap_or_else(|error| error);
+            said.contains(&format!("Address: {}", web.one))
+        });
+        assert!(said.contains(&format!("{DNS_ADDRESS}:53")), "{said}");
+    }
+    site.assert_sealed();
 }

@@ -168,12 +168,10 @@ impl Site {
         panic!("pod {namespace}/{name} is not ready: {found:?}\n{events}");
     }
 
-    /// Deletes pods and waits until they are gone.
+    /// Deletes pods, and does not wait until their objects are gone: a kubelet of this release may take more than a minute
+    /// for that, until it has collected what is left of their containers.
     pub(crate) fn delete(&self, namespace: &str, pods: &[&str]) {
-        let mut args = vec!["delete", "pod", "--wait=true", "--namespace", namespace];
-        if pods.is_empty() {
-            args.push("--all");
-        }
+        let mut args = vec!["delete", "pod", "--wait=false", "--namespace", namespace];
         args.extend(pods);
         self.kubectl().run(&args).unwrap();
     }
@@ -246,8 +244,13 @@ impl Bare {
         let nodes = kubectl.run(&["get", "nodes", "--output=name"]).unwrap();
         delete_at_once(&kubectl, namespace);
         wait_until("kubelets have taken the burst down", || {
-            let left = |worker: &harness::Worker| worker.ctr(&["containers", "list", "--quiet"]).unwrap();
-            cluster.workers.iter().all(|worker| left(worker).is_empty())
+            // What the runtime keeps of every ADD until its DEL has ended well.
+            let results =
+                |worker: &harness::Worker| std::fs::read_dir(worker.machine.own("/var/lib/cni/results"));
+            let is_there = |entry: std::io::Result<std::fs::DirEntry>| {
+                entry.unwrap().file_name().to_string_lossy().starts_with("host-local-")
+            };
+            cluster.workers.iter().all(|worker| !results(worker).unwrap().any(is_there))
         });
         Self { nodes: nodes.lines().map(str::to_owned).collect(), pods, burst }
     }

@@ -18,5 +18,6 @@ mod mesh;
 mod outage;
 mod path;
 mod quiet;
+mod role;
 mod scarcity;
 mod tags;

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use harness::lab::NODE_UPLINK;
 use harness::{
-    Agent, AgentOptions, Attachment, Binaries, Cni, ControlPlane, Ctl, Fabric, FabricNode, Kubectl, Leak,
-    Management, ManagementLink, NetNs, Run, Underlay, Witnessed,
+    Agent, AgentOptions, Attachment, Binaries, Cni, ControlPlane, ControlPlaneOptions, Ctl, Fabric,
+    FabricNode, Kubectl, Leak, Management, ManagementLink, NetNs, Run, Underlay, Witnessed,
 };
 use serde_json::{Value, json};
 
 /// Names of namespaces, files and pins begin with this.
 const NAME: &str = "pwnodes";
+
+/// Where the API server writes down what agents ask for.
+const AUDIT_LOG: &str = "audit.log";
 
 /// How long what takes a few round trips may take on a machine that is busy with much else.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -103,6 +106,26 @@ impl Site {
     /// `kubectl` as administrator.
     pub(crate) fn kubectl(&self) -> Kubectl {
         lock(self.management).control_plane.kubectl().unwrap()
+    }
+
+    /// `kubectl` as whom the agents are.
+    pub(crate) fn agents_kubectl(&self) -> Kubectl {
+        lock(self.management).control_plane.kubectl_as(&self.links[0].kubeconfig).unwrap()
+    }
+
+    /// Every request that was made as an agent and has been answered: verb, resource and HTTP status.
+    pub(crate) fn audited(&self) -> Vec<(String, String, u64)> {
+        let path = lock(self.management).control_plane.dir().join(AUDIT_LOG);
+        // It is made with the first request.
+        let log = std::fs::read_to_string(path).unwrap_or_default();
+        let requests = log.lines().map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let text =
+                |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let code = event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or_default();
+            (text("/verb"), text("/objectRef/resource"), code)
+        });
+        requests.collect()
     }
 
     /// Applies pools, each `(name, range, more)`, where `more` are fields of the spec in YAML's flow style.
@@ -287,7 +310,12 @@ fn shared() -> &'static Mutex<Management> {
     static SHARED: OnceLock<Mutex<Management>> = OnceLock::new();
     SHARED.get_or_init(|| {
         let definitions = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds"));
-        Mutex::new(Management::start(&format!("{NAME}-{}", std::process::id()), &definitions).unwrap())
+        let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../nodes/audit.yaml");
+        // Servers work in their control plane's directory, and it goes with that.
+        let audit = [format!("--audit-policy-file={policy}"), format!("--audit-log-path={AUDIT_LOG}")];
+        let options = ControlPlaneOptions { api_args: audit.to_vec(), ..ControlPlaneOptions::default() };
+        let prefix = format!("{NAME}-{}", std::process::id());
+        Mutex::new(Management::start_with(&prefix, &definitions, options).unwrap())
     })
 }
 

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, CrdsCommand};
+use cli::{Cli, Command, CrdsCommand, NodeCommand};
 use command::Context;
 use exit::{Exit, Failure};
 use output::Output;
@@ -42,6 +42,7 @@ fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
         Command::Ipam(command) => command::ipam::run(context, command),
         Command::Pools(command) => command::pools::run(context, command),
         Command::Crds(CrdsCommand::Apply) => command::crds::run(context),
+        Command::Node(NodeCommand::Cleanup(args)) => command::node::cleanup(args),
         Command::Status => command::status::run(context),
         Command::Version(args) => command::version::run(context, args),
         Command::Completions(args) => command::completions::run(args),

@@ -13,6 +13,7 @@ use crate::check::{self, Difference, PodState};
 use crate::events::Events;
 use crate::interpreter::{self, Transaction};
 use crate::kernel::{ErrorKind, Kernel, KernelError, Linux, Place, ProgramStore};
+use crate::leftovers;
 use crate::object::{Link, Mac};
 use crate::op::{Op, Outcome, VethEnds};
 use crate::plan::{self, Backend};
@@ -402,11 +403,11 @@ impl Dataplane {
             Err(error) => errors.push(error),
         }
         // Routes first, then what they lead by and from.
-        match self.plan_nothing() {
+        match leftovers::fetch_removal(kernel, self.settings.route_protocol) {
             Ok(ops) => {
                 errors.extend(interpreter::teardown(kernel, &ops).into_iter().map(DataplaneError::from));
             }
-            Err(error) => errors.push(error),
+            Err(error) => errors.push(error.into()),
         }
         errors.extend(interpreter::teardown(kernel, &[Op::RemoveNat]).into_iter().map(DataplaneError::from));
         errors.extend(kernel.remove_programs().err().map(DataplaneError::from));

@@ -19,7 +19,6 @@ use crate::object::{Link, Route, RouteTarget, Sysctl};
 use crate::op::{Op, Thing};
 use crate::plan::{self, Actual, Constants, Ground, Plan};
 use crate::report::{DataplaneError, Report, Uplink, UplinkSource};
-use crate::wiring::TUNNEL_IFNAME;
 
 /// What an uplink's MTU is taken to be when there is none: Ethernet's.
 const DEFAULT_MTU_BYTES: u32 = 1500;
@@ -138,21 +137,6 @@ impl Dataplane {
             .collect();
         let results = self.kernel.exec_each(&ops);
         ops.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(op, _)| op.to_string()).collect()
-    }
-
-    /// What takes off every route of ours, and what these stand on.
-    pub(crate) fn plan_nothing(&self) -> Result<Vec<Op>, DataplaneError> {
-        let (ground, _) = self.fetch_ground(&[])?;
-        let mut ops: Vec<Op> = ground.routes.iter().map(|route| Op::DeleteRoute(*route)).collect();
-        ops.extend(ground.nexthops.keys().map(|id| Op::DeleteNexthop { id: *id }));
-        let own = ground.addresses.iter().filter(|found| found.ours);
-        ops.extend(own.filter_map(|found| match found.address {
-            IpAddr::V4(address) => Some(Op::DeleteOwnAddress(address)),
-            IpAddr::V6(_) => None,
-        }));
-        let tunnel = ground.links.get(TUNNEL_IFNAME).filter(|link| link.tunnel.is_some());
-        ops.extend(tunnel.map(|link| Op::DeleteLink { ifname: link.ifname.clone(), ifindex: link.ifindex }));
-        Ok(ops)
     }
 
     fn finish(&self, mut report: Report, errors: Vec<KernelError>) -> Report {

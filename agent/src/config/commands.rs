@@ -12,6 +12,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Ask the agent of this node how it is; for probes of a kubelet
     Probe(ProbeArgs),
+    /// Take everything off the node that agents have made and left; refused while one runs
+    Cleanup(CleanupArgs),
 }
 
 /// Arguments of `install`.
@@ -43,6 +45,23 @@ pub enum Probe {
     Live,
     /// Whether the kernel is as it should be, so that the next node's agent may be replaced
     Ready,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct CleanupArgs {
+    /// List what would be removed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask; needed where there is no terminal to ask on
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Stay until a signal comes once all is done, for a pod that must not end
+    #[arg(long, conflicts_with = "dry_run")]
+    pub stay: bool,
+    /// Where the runtime looks for plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub plugins: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -20,7 +20,7 @@ use dataplane::AttachMode;
 use model::{Cidr, Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
 pub use cni_settings::CniConfig;
-pub use commands::{Command, InstallArgs, Probe};
+pub use commands::{CleanupArgs, Command, InstallArgs, Probe};
 pub use ipam_settings::of_cluster as settings_of_cluster;
 use raw::{Raw, Spanned};
 pub use store_settings::StoreConfig;

@@ -18,7 +18,7 @@ use serde_json::Value;
 pub use self::images::{BUSYBOX_IMAGE, PAUSE_IMAGE};
 pub use self::network::{DAEMON_SET, HOST_LOCAL_RANGE, NAMESPACE};
 use self::worker::Identities;
-pub use self::worker::Worker;
+pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, Worker};
 use crate::control_plane::Guard;
 use crate::kubernetes::cache_dir;
 use crate::machine::{Cgroup, wait_for_end};

@@ -228,8 +228,17 @@ fn child_of(parent: u32) -> Result<u32> {
     first.parse().with_context(|| format!("{path}: {first:?}"))
 }
 
-/// Compiles the first process of machines and pods: static, so that it runs in an image that holds nothing else.
+/// Compiles the first process of machines and pods.
 pub(crate) fn compile_init(to: &Path) -> Result<()> {
-    let run = Run::new("cc").args(["-static", "-Os", "-s", "-x", "c", "-", "-o"]).args([to]).stdin(INIT);
-    run.ok().map(drop).context("compile the first process of machines")
+    compile(INIT, to).context("compile the first process of machines")
+}
+
+/// Compiles a program in C: static, so that it runs in an image that holds nothing else.
+pub(crate) fn compile(source: &str, to: &Path) -> Result<()> {
+    Run::new("cc")
+        .args(["-static", "-Os", "-s", "-x", "c", "-", "-o"])
+        .args([to])
+        .stdin(source)
+        .ok()
+        .map(drop)
 }

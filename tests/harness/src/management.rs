@@ -18,29 +18,14 @@ use crate::{ControlPlane, ControlPlaneOptions, FabricNode, NetNs};
 /// Where the API server listens.
 const LISTEN: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 
-/// The group of every agent.
-const AGENTS: &str = "poolward:agents";
+/// Who every agent is: the service account of the manifests, here known by a certificate.
+const AGENTS_USER: &str = "system:serviceaccount:poolward-system:poolward-node";
 
-/// What an agent may do.
-const AGENTS_RIGHTS: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: "poolward:agent"}
-rules:
-- apiGroups: [""]
-  resources: [nodes, pods, namespaces]
-  verbs: [get, list, watch]
-- apiGroups: [poolward.io]
-  resources: ["*"]
-  verbs: [get, list, watch, create, update, patch, delete]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: "poolward:agents"}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "poolward:agent"}
-subjects:
-- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "poolward:agents"}
-"#;
+/// The manifests that say who agents are and what they may do: those that are shipped.
+const AGENTS_MANIFESTS: [&str; 2] = [
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/base/namespace.yaml"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/base/rbac.yaml"),
+];
 
 /// A control plane in a namespace of its own, and links to it. All of it goes when the value does, or this process.
 #[derive(Debug)]
@@ -91,7 +76,9 @@ impl Management {
         netns.keep();
         let management = Self { control_plane, netns };
         management.control_plane.apply_definitions(definitions)?;
-        management.control_plane.kubectl()?.apply(AGENTS_RIGHTS)?;
+        for manifest in AGENTS_MANIFESTS {
+            management.control_plane.kubectl()?.run(&["apply", "-f", manifest])?;
+        }
         Ok(management)
     }
 
@@ -112,7 +99,7 @@ impl Management {
             node.netns.name()
         ))?;
         node.netns.ip_batch(&format!("link set mgmt0 up\naddr add {address}/16 dev mgmt0\n"))?;
-        let kubeconfig = self.control_plane.add_identity(&format!("poolward:{}", node.name), &[AGENTS])?;
+        let kubeconfig = self.control_plane.add_identity(AGENTS_USER, &[])?;
         Ok(ManagementLink { ifname, address, kubeconfig })
     }
 

@@ -4,13 +4,14 @@
 //! fails ends it and is named by its line. Blocks of any other language are for reading only. A page is to leave the
 //! cluster as it found it.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::Run;
+use crate::{NetNs, Run};
 
 /// Where a page's commands stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,17 +50,27 @@ impl Page {
         &self.blocks
     }
 
-    /// Runs all of its commands, below `dir`; what they printed.
+    /// Runs all of its commands, below `dir` and in `netns`; what they printed.
     ///
     /// # Errors
     /// One failed: which, and what all of them printed up to there; or they took longer than `limit`.
-    pub fn run(&self, dir: &Path, env: &[(&str, &str)], limit: Duration) -> Result<String> {
+    pub fn run(
+        &self,
+        dir: &Path,
+        env: &[(&str, &OsStr)],
+        netns: Option<&NetNs>,
+        limit: Duration,
+    ) -> Result<String> {
         let mut run = Run::new("bash").args(["-c", &self.script()]).current_dir(dir).limit(limit);
         for (key, value) in env {
             run = run.env(key, value);
         }
         let page = self.path.display();
-        let finished = run.finish().with_context(|| format!("{page}: run its commands"))?;
+        let finished = match netns {
+            Some(netns) => run.finish_in(netns),
+            None => run.finish(),
+        };
+        let finished = finished.with_context(|| format!("{page}: run its commands"))?;
         let said = format!(
             "{}{}",
             String::from_utf8_lossy(&finished.stdout),
@@ -117,7 +128,7 @@ mod tests {
     }
 
     fn run(text: &str) -> Result<String> {
-        page(text).run(Path::new("/"), &[("WHO", "me")], Duration::from_secs(20))
+        page(text).run(Path::new("/"), &[("WHO", OsStr::new("me"))], None, Duration::from_secs(20))
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod crds;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod ipam;
+pub(crate) mod node;
 pub(crate) mod pools;
 pub(crate) mod status;
 pub(crate) mod version;

@@ -61,7 +61,8 @@ const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 /// The kernel under the node's agent. One per dataplane.
 pub(crate) struct Linux {
     sockets: Mutex<Vec<Netlink>>,
-    programs: Arc<ProgramStore>,
+    /// None where nothing but taking away is to be done.
+    programs: Option<Arc<ProgramStore>>,
     nft_table: String,
     /// `/proc/sys/net`, or where it is mounted.
     sysctl_dir: PathBuf,
@@ -75,13 +76,22 @@ pub(crate) struct Linux {
 impl Linux {
     /// The kernel as seen from the calling thread's network namespace.
     pub(crate) fn open(programs: ProgramStore, settings: &Settings) -> Result<Self, KernelError> {
+        Self::open_with(Some(Arc::new(programs)), settings)
+    }
+
+    /// The same for those who only take away: what concerns programs and maps fails.
+    pub(crate) fn without_programs(settings: &Settings) -> Result<Self, KernelError> {
+        Self::open_with(None, settings)
+    }
+
+    fn open_with(programs: Option<Arc<ProgramStore>>, settings: &Settings) -> Result<Self, KernelError> {
         let path = "/proc/thread-self/ns/net";
         let own = fs::File::open(path)
             .and_then(|file| fstat(&file).map_err(io::Error::from))
             .map_err(|cause| KernelError::io(format!("open {path}"), cause))?;
         let kernel = Self {
             sockets: Mutex::new(Vec::new()),
-            programs: Arc::new(programs),
+            programs,
             nft_table: settings.nft_table.clone(),
             ipv6_exists: fs::exists(settings.sysctl_dir.join("ipv6")).unwrap_or(false),
             sysctl_dir: settings.sysctl_dir.clone(),
@@ -91,6 +101,11 @@ impl Linux {
         // The first answer from the kernel now rather than in the first ADD.
         kernel.fetch_link("lo")?;
         Ok(kernel)
+    }
+
+    fn programs(&self) -> Result<&ProgramStore, KernelError> {
+        let none = || KernelError::other("use the eBPF programs", "they are not loaded");
+        self.programs.as_deref().ok_or_else(none)
     }
 
     /// Lends a socket of the node's namespace.
@@ -122,23 +137,25 @@ impl Linux {
         match op {
             Op::DeleteLink { ifname, ifindex } => self.delete_link(ifname, *ifindex),
             Op::AwaitCarrier { ifname, .. } => self.await_carrier(ifname),
-            Op::Attach { ifindex } => self.programs.attach(*ifindex),
-            Op::Settle { ifindex } => self.programs.settle(*ifindex),
-            Op::Detach { ifindex } => self.programs.detach(*ifindex),
-            Op::SetEndpoint { ifindex, endpoint } => self.programs.set_endpoint(*ifindex, endpoint.clone()),
-            Op::RemoveEndpoint { ifindex } => self.programs.remove_endpoint(*ifindex),
-            Op::SetPool { cidr, entry } => self.programs.set_pool(*cidr, *entry),
-            Op::RemovePool { cidr } => self.programs.remove_pool(*cidr),
-            Op::ForgetTag(tag) => self.programs.forget(*tag),
-            Op::SetMarks(layout) => self.programs.set_marks(*layout),
-            Op::SetRemoteRange { cidr, rule } => self.programs.set_remote_range(*cidr, *rule),
-            Op::RemoveRemoteRange { cidr } => self.programs.remove_remote_range(*cidr),
-            Op::SetPeer { address, inner } => self.programs.set_peer(*address, *inner),
-            Op::RemovePeer { address } => self.programs.remove_peer(*address),
-            Op::RemovePathMtu { node } => self.programs.remove_path_mtu(*node),
-            Op::SetUplink { ifindex, rule } => self.programs.set_uplink(*ifindex, *rule),
-            Op::AttachUplink { ifindex } => self.programs.attach_uplink(*ifindex),
-            Op::DetachUplink { ifindex } => self.programs.detach_uplink(*ifindex),
+            Op::Attach { ifindex } => self.programs()?.attach(*ifindex),
+            Op::Settle { ifindex } => self.programs()?.settle(*ifindex),
+            Op::Detach { ifindex } => self.programs()?.detach(*ifindex),
+            Op::SetEndpoint { ifindex, endpoint } => {
+                self.programs()?.set_endpoint(*ifindex, endpoint.clone())
+            }
+            Op::RemoveEndpoint { ifindex } => self.programs()?.remove_endpoint(*ifindex),
+            Op::SetPool { cidr, entry } => self.programs()?.set_pool(*cidr, *entry),
+            Op::RemovePool { cidr } => self.programs()?.remove_pool(*cidr),
+            Op::ForgetTag(tag) => self.programs()?.forget(*tag),
+            Op::SetMarks(layout) => self.programs()?.set_marks(*layout),
+            Op::SetRemoteRange { cidr, rule } => self.programs()?.set_remote_range(*cidr, *rule),
+            Op::RemoveRemoteRange { cidr } => self.programs()?.remove_remote_range(*cidr),
+            Op::SetPeer { address, inner } => self.programs()?.set_peer(*address, *inner),
+            Op::RemovePeer { address } => self.programs()?.remove_peer(*address),
+            Op::RemovePathMtu { node } => self.programs()?.remove_path_mtu(*node),
+            Op::SetUplink { ifindex, rule } => self.programs()?.set_uplink(*ifindex, *rule),
+            Op::AttachUplink { ifindex } => self.programs()?.attach_uplink(*ifindex),
+            Op::DetachUplink { ifindex } => self.programs()?.detach_uplink(*ifindex),
             Op::ReplaceNat(table) => nft::replace(&self.nft_table, table),
             Op::RemoveNat => nft::remove(&self.nft_table),
             Op::SetSysctl { sysctl, value } => write_sysctl(&self.sysctl_dir, sysctl, *value),
@@ -172,13 +189,13 @@ impl Linux {
     fn delete_link(&self, ifname: &str, ifindex: u32) -> Result<(), KernelError> {
         let operation = || format!("delete interface {ifname} ({ifindex})");
         let (sender, receiver) = mpsc::channel();
-        let programs = Arc::clone(&self.programs);
+        let programs = self.programs.clone();
         let delete = move || {
             let answer = Netlink::open().and_then(|mut s| s.execute(vec![message::delete_link(ifindex)]));
             // Nobody listens any more if the interface was seen to be gone.
             let _ = sender.send(answer.map(|answers| answers.into_iter().next()));
             // Pins of an interface that is gone hold nothing but memory; a reconciliation would find them as well.
-            if let Err(error) = programs.detach(ifindex) {
+            if let Some(Err(error)) = programs.map(|programs| programs.detach(ifindex)) {
                 tracing::debug!(ifindex, %error, "pins of a deleted interface are left to the next reconciliation");
             }
         };
@@ -355,7 +372,7 @@ impl Kernel for Linux {
     fn fetch_programs(&self) -> Result<Programs, KernelError> {
         // Asked first: what has left by the time of the reading is not there to be found.
         let leaving = lock(&self.deletions).clone();
-        let mut programs = self.programs.fetch()?;
+        let mut programs = self.programs()?.fetch()?;
         programs.attached.retain(|ifindex| !leaving.contains(ifindex));
         programs.pinned.retain(|ifindex| !leaving.contains(ifindex));
         programs.unsettled.retain(|ifindex| !leaving.contains(ifindex));
@@ -441,15 +458,15 @@ impl Kernel for Linux {
     }
 
     fn fetch_drops(&self) -> Result<BTreeMap<&'static str, u64>, KernelError> {
-        self.programs.fetch_drops()
+        self.programs()?.fetch_drops()
     }
 
     fn fetch_pool_counters(&self) -> Result<BTreeMap<TagId, PoolCounters>, KernelError> {
-        self.programs.fetch_pool_counters()
+        self.programs()?.fetch_pool_counters()
     }
 
     fn uses_tcx(&self) -> bool {
-        self.programs.uses_tcx()
+        self.programs.as_ref().is_some_and(|programs| programs.uses_tcx())
     }
 
     fn has_tunnels(&self) -> Result<bool, KernelError> {
@@ -485,7 +502,7 @@ impl Kernel for Linux {
     }
 
     fn fetch_path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, PathMtu>, KernelError> {
-        self.programs.fetch_path_mtus()
+        self.programs()?.fetch_path_mtus()
     }
 
     fn fetch_uptime(&self) -> Duration {
@@ -498,7 +515,7 @@ impl Kernel for Linux {
     }
 
     fn remove_programs(&self) -> Result<(), KernelError> {
-        self.programs.remove_all()
+        self.programs()?.remove_all()
     }
 }
 

@@ -8,13 +8,16 @@ use sha2::{Digest, Sha256};
 
 use super::tar::Tar;
 use crate::Run;
-use crate::machine::compile_init;
+use crate::machine::{compile, compile_init};
 
 /// What keeps the namespaces of a pod.
 pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 
-/// A shell and everything else that busybox is.
+/// A shell and everything else that busybox is; and `names`, a name server.
 pub const BUSYBOX_IMAGE: &str = "localhost/busybox:1";
+
+/// The same under the name by which documentation calls it.
+pub const PUBLISHED_BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1.36";
 
 /// Debian's, static.
 const BUSYBOX: &str = "/bin/busybox";
@@ -23,9 +26,12 @@ const BUSYBOX: &str = "/bin/busybox";
 const WHO: &str =
     "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\necho \"$(hostname) $REMOTE_ADDR\"\n";
 
+/// Debian's busybox has no name server.
+const NAMES: &str = include_str!("names.c");
+
 /// One image of one layer.
 struct Image {
-    reference: &'static str,
+    references: &'static [&'static str],
     entrypoint: &'static [&'static str],
     layer: Vec<u8>,
 }
@@ -35,18 +41,24 @@ struct Image {
 /// # Errors
 /// No C compiler, no static busybox, or the file cannot be written.
 pub(super) fn pack(to: &Path) -> Result<()> {
-    let init = to.with_extension("init");
+    let (init, names) = (to.with_extension("init"), to.with_extension("names"));
     compile_init(&init)?;
-    let pause = std::fs::read(&init).with_context(|| format!("read {}", init.display()))?;
+    compile(NAMES, &names).context("compile the name server")?;
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let (pause, names) = (read(&init)?, read(&names)?);
     let mut layer = Tar::default();
     layer.file("pause", 0o755, &pause)?;
-    let pause = Image { reference: PAUSE_IMAGE, entrypoint: &["/pause"], layer: layer.finish() };
-    let busybox = Image { reference: BUSYBOX_IMAGE, entrypoint: &[], layer: busybox_layer()? };
+    let pause = Image { references: &[PAUSE_IMAGE], entrypoint: &["/pause"], layer: layer.finish() };
+    let busybox = Image {
+        references: &[BUSYBOX_IMAGE, PUBLISHED_BUSYBOX_IMAGE],
+        entrypoint: &[],
+        layer: busybox_layer(&names)?,
+    };
     let archive = archive_of(&[pause, busybox])?;
     std::fs::write(to, archive).with_context(|| format!("write {}", to.display()))
 }
 
-fn busybox_layer() -> Result<Vec<u8>> {
+fn busybox_layer(names: &[u8]) -> Result<Vec<u8>> {
     let busybox =
         std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX}: run `cargo xtask setup --kubernetes`"))?;
     let applets = Run::new(BUSYBOX).args(["--list"]).ok()?;
@@ -59,6 +71,7 @@ fn busybox_layer() -> Result<Vec<u8>> {
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         layer.link(&format!("bin/{applet}"), "busybox")?;
     }
+    layer.file("bin/names", 0o755, names)?;
     layer.file("www/cgi-bin/who", 0o755, WHO.as_bytes())?;
     Ok(layer.finish())
 }
@@ -80,7 +93,7 @@ fn archive_of(images: &[Image]) -> Result<Vec<u8>> {
         let layer_name = format!("{layer}/layer.tar");
         archive.file(&config_name, 0o644, config.as_bytes())?;
         archive.file(&layer_name, 0o644, &image.layer)?;
-        manifest.push(json!({"Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name]}));
+        manifest.push(json!({"Config": config_name, "RepoTags": image.references, "Layers": [layer_name]}));
     }
     archive.file("manifest.json", 0o644, json!(manifest).to_string().as_bytes())?;
     Ok(archive.finish())

@@ -56,13 +56,13 @@ impl Cluster {
     /// # Errors
     /// What `ctr` or `kubectl` says, or not every agent becomes ready.
     pub fn install_poolward(&mut self, archive: &Path, overlay: &Path) -> Result<()> {
-        std::thread::scope(|scope| {
+        std::thread::scope(|scope| -> Result<()> {
             let imports: Vec<_> =
                 self.workers.iter().map(|worker| scope.spawn(|| worker.import_images(archive))).collect();
-            let ended = imports.into_iter().map(std::thread::ScopedJoinHandle::join);
-            ended
-                .map(|ended| ended.unwrap_or_else(|_| bail!("importing an image panicked")))
-                .collect::<Result<()>>()
+            for import in imports {
+                import.join().unwrap_or_else(|_| bail!("importing an image panicked"))?;
+            }
+            Ok(())
         })?;
         let kubectl = self.kubectl()?;
         let overlay = overlay.to_str().context("the path of the manifests is no text")?;

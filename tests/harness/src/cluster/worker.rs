@@ -10,6 +10,12 @@ use super::POD_RANGE;
 use super::images::PAUSE_IMAGE;
 use crate::{Binaries, ControlPlane, Daemon, FabricNode, Kubernetes, Machine, Run};
 
+/// Where pods ask for names: the address of a Service that somebody may make.
+pub const DNS_ADDRESS: &str = "10.96.0.10";
+
+/// What names of Services end with.
+pub const DNS_DOMAIN: &str = "cluster.local";
+
 /// How long containerd may take until it answers.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -298,6 +304,8 @@ impl Worker {
             "staticPodPath": "/etc/kubernetes/manifests",
             // Static pods are looked for that often.
             "fileCheckFrequency": "1s",
+            "clusterDNS": [DNS_ADDRESS],
+            "clusterDomain": DNS_DOMAIN,
             "failSwapOn": false,
             "resolvConf": "",
             // The disk is the machine's: no pod of the lab is thrown out because it is full.

@@ -8,6 +8,7 @@
     clippy::panic,
     reason = "helpers of tests fail by panicking"
 )]
+#![expect(dead_code, reason = "helpers are shared, and not every file of tests uses all of them")]
 
 #[path = "support/agent.rs"]
 mod agent;

@@ -221,7 +221,7 @@ impl Maps {
 
     fn fetch_sources(&self) -> Result<BTreeMap<u32, BTreeSet<Cidr>>, BpfError> {
         let mut sources: BTreeMap<u32, BTreeSet<Cidr>> = BTreeMap::new();
-        for entry in self.sources.iter() {
+        for entry in &self.sources {
             let (key, _) = entry.kernel(|| "reading the sources".to_owned())?;
             // Only keys that this crate wrote can be here; anything else is no source of anybody's.
             if let Some((ifindex, source)) = source_of(&key) {

@@ -372,6 +372,56 @@ mod tests {
     }
 
     #[test]
+    fn host_local_has_keys_of_its_own_and_is_the_only_other_plugin() {
+        let host_local =
+            config(&json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": "x"}]]}})).unwrap();
+        assert!(host_local.uses_host_local().unwrap() && host_local.options().is_ok());
+        for ipam in
+            [json!({}), json!({"type": ""}), json!({"type": "poolward-ipam"}), json!({"type": "static"})]
+        {
+            assert!(!config(&json!({"ipam": ipam})).unwrap().uses_host_local().unwrap(), "{ipam}");
+        }
+    }
+
+    #[test]
+    fn as_the_ipam_of_another_plugin_only_ipam_counts() {
+        let options =
+            |ipam: Value| config(&json!({"type": "ptp", "mtu": 9, "ipam": ipam})).unwrap().ipam_options();
+        let plain = options(json!({"type": "poolward-ipam"})).unwrap();
+        assert!(plain.on_link && plain.gateways.is_none() && plain.routes.is_none());
+        let all = json!({"ipv4_pools": ["a"], "prefix": "pool", "gateways": ["10.0.0.1", "fd00::1"],
+            "routes": [{"dst": "192.0.2.0/24"}]});
+        let found = options(all).unwrap();
+        assert_eq!(found.network.ipv4_pools, Some(vec!["a".to_owned()]));
+        assert_eq!(found.gateways.map(|gateways| gateways.len()), Some(2));
+        assert_eq!(found.routes, Some(json!([{"dst": "192.0.2.0/24"}])));
+        assert_eq!(options(json!({"gateways": []})).unwrap().gateways, Some(Vec::new()));
+        assert!(!options(json!({"prefix": "host"})).unwrap().on_link);
+
+        let refused = |ipam: Value, code: Code, expected: &str| check(options(ipam), code, expected);
+        refused(json!({"type": "ptp"}), Code::UnsupportedField, ": ipam.type=\"ptp\": not supported");
+        refused(json!({"subnet": "x"}), Code::UnsupportedField, ": ipam.subnet=\"x\": not supported");
+        refused(json!({"prefix": 24}), Code::InvalidConfig, ": ipam.prefix: expected a string, found 24");
+        refused(json!({"prefix": "24"}), Code::InvalidConfig, ": ipam.prefix: \"24\": expected host or pool");
+        refused(
+            json!({"gateways": ["10.0.0.1", "10.0.0.2"]}),
+            Code::InvalidConfig,
+            ": ipam.gateways: 10.0.0.2: a second one of its family",
+        );
+        refused(
+            json!({"prefix": "host", "gateways": ["10.0.0.1"]}),
+            Code::InvalidConfig,
+            ": ipam.gateways: with \"prefix\": \"host\" no gateway is on the link",
+        );
+        let missing = config(&json!({"type": "ptp"})).unwrap().ipam_options();
+        check(
+            missing,
+            Code::InvalidConfig,
+            ": ipam: missing, but required where this plugin gives the addresses",
+        );
+    }
+
+    #[test]
     fn bytes_that_are_no_object_are_told_apart() {
         check(decode(b" \n"), Code::Decode, " on standard input: empty, expected a JSON object");
         check(decode(b"[1]"), Code::Decode, " on standard input: expected a JSON object, found a list of 1");
@@ -466,7 +516,7 @@ mod tests {
         };
         let (field, value) = (Code::UnsupportedField, Code::InvalidConfig);
         refused(json!({"ipam": {"ipv4pools": ["a"]}}), field, ": ipam.ipv4pools=[\"a\"]: not supported");
-        refused(json!({"ipam": {"type": "host-local"}}), field, ": ipam.type=\"host-local\": not supported");
+        refused(json!({"ipam": {"type": "static"}}), field, ": ipam.type=\"static\": not supported");
         refused(
             json!({"runtimeConfig": {"mac": "0a:"}}),
             field,

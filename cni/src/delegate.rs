@@ -57,7 +57,7 @@ impl Delegate {
             .stdin
             .take()
             .map(|mut stdin| stdin.write_all(Value::from(config.clone()).to_string().as_bytes()));
-        let ended = wait(&mut child, self.timeout).map_err(|why| failed(why))?;
+        let ended = wait(&mut child, self.timeout).map_err(&failed)?;
         let mut output = String::new();
         if let Some(stdout) = child.stdout.take() {
             let read = stdout.take(MAX_OUTPUT_BYTES).read_to_string(&mut output);

@@ -19,8 +19,11 @@ use crate::result::CniResult;
 /// The plugin's name: `ipam.type`.
 pub(crate) const NAME: &str = "host-local";
 
-/// What stands for the node's own range, and the first character that tells a range of the family.
-const WORDS: [(&str, fn(&str) -> bool, &str); 2] = [
+/// A word, which ranges it stands for, and one that stands for all of them.
+type Word = (&'static str, fn(&str) -> bool, &'static str);
+
+/// What stands for the node's own ranges.
+const WORDS: [Word; 2] = [
     ("usePodCidr", |cidr| !cidr.contains(':'), "0.0.0.0/0"),
     ("usePodCidrIPv6", |cidr| cidr.contains(':'), "::/0"),
 ];

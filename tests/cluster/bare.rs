@@ -19,12 +19,8 @@ fn nodes_become_ready_with_the_plugins_of_debian_and_run_pods() {
 fn a_burst_of_pods_gets_addresses_of_poolward_on_all_nodes() {
     let site = site();
     let namespace = site.namespace("burst", &[]);
-    let (took, pods) = burst(&site.kubectl(), &namespace);
-    // For people; speed is for benchmarks to judge.
-    eprintln!(
-        "{BURST_COUNT} pods: {took:.1?} with Poolward, {:.1?} with ptp and host-local",
-        site.bare.burst
-    );
+    let (speed, pods) = burst(&site.cluster, &namespace);
+    eprintln!("{BURST_COUNT} pods: {speed} with Poolward, {} with ptp and host-local", site.bare.burst);
     let mut of_node = BTreeMap::new();
     for (node, address) in &pods {
         assert!(DEFAULT_POOL.contains(*address), "{address}");

@@ -13,5 +13,6 @@ mod site;
 mod bare;
 mod pages;
 mod reach;
+mod reboot;
 mod selection;
 mod services;

@@ -75,7 +75,8 @@ fn pods_with_addresses_of_their_nodes_ranges_reach_each_other_encapsulated() {
     assert!(site.blocks().is_empty(), "nothing was claimed: {:?}", site.blocks());
 
     let warnings = nodes[0].status()["warnings"].clone();
-    assert_eq!(warnings, json!(["1 NetworkPolicy exists; Poolward enforces none"]));
+    let expected = json!(["1 NetworkPolicy exists; Poolward enforces none"]);
+    assert_eq!(warnings, expected, "{}", nodes[0].agent.log_tail());
     site.kubectl().run(&["delete", "networkpolicy", "deny"]).unwrap();
     for (node, pod) in nodes.iter().zip(&pods) {
         plugin(node).del(&pod.attachment).unwrap().ok().unwrap();

@@ -76,3 +76,38 @@ fn an_idle_node_hands_its_empty_block_to_one_without_any() {
     });
     assert!(pings(nodes[1].netns(), pod.address()));
 }
+
+#[test]
+fn an_address_that_a_pod_names_is_borrowed_from_the_node_that_has_its_block() {
+    let site = Site::new(Underlay::Routed, 2);
+    site.apply_pools(&[("pods", "10.244.0.0/28", "blockSize: 28, ipipMode: Always, cooldownSeconds: 0")]);
+    site.seal(&["10.244.0.0/28"]);
+    let nodes = site.start_all();
+    let first = nodes[0].add(&["pods"]);
+    let named = |node: &str, name: &str, address: &str| {
+        let annotations = [("cni.projectcalico.org/ipAddrs", &*format!("[\"{address}\"]"))];
+        let pod = harness::BoundPod { node, namespace: "default", name, annotations: &annotations };
+        site.control_plane(|it| it.create_pod(&pod).unwrap())
+    };
+    let uid = named("node-2", "fixed", "10.244.0.9");
+    let mut fixed = Pod::of(site.at(2), "default", "fixed", &uid);
+    wait_until(2 * SOON, "the named address is lent", || {
+        let answer = nodes[1].cni(&[]).add(&fixed.attachment).unwrap();
+        fixed.result = answer.json;
+        answer.code == 0
+    });
+    assert_eq!(fixed.address().to_string(), "10.244.0.9");
+    all_reach_all(&nodes, &[first, fixed]);
+
+    // Whoever else names it hears who has it.
+    let uid = named("node-1", "second", "10.244.0.9");
+    let second = Pod::of(site.at(1), "default", "second", &uid);
+    let mut said = String::new();
+    wait_until(SOON, "the second one is refused by name", || {
+        let answer = nodes[0].cni(&[]).add(&second.attachment).unwrap();
+        assert_ne!(answer.code, 0, "10.244.0.9 was given twice: {}", answer.json);
+        said = answer.json.to_string();
+        said.contains("ipAddrs") && said.contains("node-2")
+    });
+    site.assert_sealed();
+}

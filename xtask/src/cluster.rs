@@ -17,6 +17,14 @@ const NAME: &str = "pwcluster";
 /// What installs Poolward on nodes that were given its image by hand.
 const OVERLAY: &str = "deploy/overlays/lab";
 
+/// What pods get unless they ask for something else: without any pool no node is ready. Beside those of the examples.
+const POOL: &str = "\
+apiVersion: poolward.io/v1
+kind: IPPool
+metadata: {name: default-pool}
+spec: {cidr: 10.244.128.0/17, blockSize: 26, ipipMode: Always, natOutgoing: true}
+";
+
 /// Starts etcd and the API server, applies Poolward's resource definitions, and says what to type next. With nodes, also
 /// controllers and a scheduler, and on each node containerd, a kubelet and kube-proxy; their pods' network is Poolward
 /// from this image, or else what Debian's plugins make.
@@ -77,6 +85,7 @@ fn up_with_nodes(
     crate::interrupt::check()?;
     let agents = if let Some(image) = image {
         progress("Poolward");
+        cluster.kubectl()?.apply(POOL)?;
         cluster.install_poolward(image, &workspace.root.join(OVERLAY))?;
         format!("  kubectl get pods -n {NAMESPACE} -o wide\n  kubectl get ippools,ipblocks\n")
     } else {

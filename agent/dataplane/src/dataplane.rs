@@ -49,7 +49,7 @@ impl KernelPod {
             identity => identity,
         };
         Some(Self {
-            pod_mac: identity.as_ref().ok().map(|identity| wiring::pod_mac(identity)),
+            pod_mac: identity.as_ref().ok().map(wiring::pod_mac),
             identity,
             host_ifname: link.ifname,
             host_ifindex: link.ifindex,

@@ -258,7 +258,7 @@ impl Identity {
                 "4" => ipv4 = Some(value.parse().map_err(|_| malformed(format!("{value:?} is not IPv4")))?),
                 "6" => ipv6 = Some(value.parse().map_err(|_| malformed(format!("{value:?} is not IPv6")))?),
                 "m" => {
-                    extras.mac = Some(value.parse().map_err(|error: MacError| malformed(error.to_string()))?)
+                    extras.mac = Some(value.parse().map_err(|error: MacError| malformed(error.to_string()))?);
                 }
                 "d" => extras.delegated = value == "1",
                 "n" => value.clone_into(&mut network),

@@ -174,7 +174,7 @@ mod tests {
             match expected {
                 None => assert_eq!(found, None, "{cidr}"),
                 Some(words) => {
-                    assert!(found.as_ref().is_some_and(|f| f.contains(words)), "{cidr}: {found:?}")
+                    assert!(found.as_ref().is_some_and(|f| f.contains(words)), "{cidr}: {found:?}");
                 }
             }
         };

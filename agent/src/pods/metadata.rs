@@ -16,9 +16,6 @@ use store::{Key, Store, Versioned};
 use super::{INVENTED_UID_PREFIX, Pods};
 use crate::answer::{invalid, try_again};
 
-/// The kubelet's annotation on the mirror of a static pod: the UID of the static pod, a hash of its file.
-const MIRROR_OF: &str = "kubernetes.io/config.mirror";
-
 /// More reads than a pod and its namespace can need.
 const MAX_READS: usize = 4;
 
@@ -118,7 +115,7 @@ impl<S: Store> Pods<S> {
             };
             let comparable = !uid.is_some_and(|uid| uid.starts_with(INVENTED_UID_PREFIX));
             let known = MetadataKnown {
-                pod_uid: object.as_ref().map(runtime_uid),
+                pod_uid: object.as_ref().map(uid_at_runtime),
                 pod_read_live,
                 namespace: namespace.is_some(),
                 namespace_read_live: fresh.is_some(),
@@ -148,7 +145,7 @@ impl<S: Store> Pods<S> {
                     return Err(unknown("namespace", &pod.namespace));
                 }
                 (MetadataStep::RefuseOtherPod, _, _) => {
-                    return Err(other_pod(pod, object.as_ref().map_or("", runtime_uid)));
+                    return Err(other_pod(pod, object.as_ref().map_or("", uid_at_runtime)));
                 }
                 (MetadataStep::RefusePodUnknown | MetadataStep::Use | MetadataStep::ReadNamespace, _, _) => {
                     return Err(unknown("pod", &name_of(pod)));
@@ -159,10 +156,13 @@ impl<S: Store> Pods<S> {
     }
 }
 
-/// The UID under which the runtime knows a pod. A static pod is in the API as its mirror, an object with a UID of its own
-/// that says in an annotation what the kubelet calls the pod itself.
-fn runtime_uid(object: &Versioned<Pod>) -> &str {
-    object.value.metadata.annotations.get(MIRROR_OF).map_or(&object.uid, String::as_str)
+/// The annotation by which a kubelet marks the object that it has made for a pod of its own, a static one: the hash of the
+/// pod's manifest.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// The UID by which a runtime knows the pod of an object with this UID: the hash, where the object is only a mirror.
+fn uid_at_runtime(object: &Versioned<Pod>) -> &str {
+    object.value.metadata.annotations.get(MIRROR).map_or(&object.uid, String::as_str)
 }
 
 fn other_pod(pod: &PodRef, known_uid: &str) -> RpcError {
@@ -194,18 +194,13 @@ mod tests {
 
     #[test]
     fn a_mirror_pod_is_known_to_the_runtime_by_the_hash_of_its_manifest() {
-        let check = |annotations: &[(&str, &str)], expected: &str| {
-            let mut pod = Pod::default();
-            for (key, value) in annotations {
-                pod.metadata.annotations.insert((*key).to_owned(), (*value).to_owned());
-            }
-            let object =
-                Versioned { value: pod, uid: "1175ef56".to_owned(), revision: store::Revision::ZERO };
-            assert_eq!(runtime_uid(&object), expected, "{annotations:?}");
-        };
         // Every pod that a kubelet has read from somewhere has this one.
-        let read = ("kubernetes.io/config.hash", "of another");
-        check(&[read], "1175ef56");
-        check(&[read, (MIRROR_OF, "b562e97b")], "b562e97b");
+        let hash = ("kubernetes.io/config.hash".to_owned(), "of another".to_owned());
+        let mut value = Pod::default();
+        value.metadata.annotations = BTreeMap::from([hash]);
+        let mut object = Versioned { value, uid: "1175ef56".to_owned(), revision: store::Revision::new(1) };
+        assert_eq!(uid_at_runtime(&object), "1175ef56");
+        object.value.metadata.annotations.insert(MIRROR.to_owned(), "b562e97b".to_owned());
+        assert_eq!(uid_at_runtime(&object), "b562e97b");
     }
 }

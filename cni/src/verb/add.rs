@@ -39,7 +39,7 @@ pub(crate) fn run(env: &Env, config: &Config) -> Result<Value, CniError> {
     let netns = netns::open(env)?;
     let add = AddRequest { attachment, netns_path: env.netns.clone(), pod, options };
     let added = if config.uses_host_local()? {
-        delegated(env, config, add, netns.as_fd())?
+        delegated(env, config, &add, netns.as_fd())?
     } else {
         added_of(env, agent::ask(env.verb, config, &Request::CniAdd(add), Some(netns.as_fd()))?)?
     };
@@ -53,7 +53,7 @@ pub(crate) fn run(env: &Env, config: &Config) -> Result<Value, CniError> {
 fn delegated(
     env: &Env,
     config: &Config,
-    add: AddRequest,
+    add: &AddRequest,
     netns: BorrowedFd<'_>,
 ) -> Result<AddReply, CniError> {
     let ask = |addresses: Vec<IpAddr>| {

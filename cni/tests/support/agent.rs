@@ -1,4 +1,4 @@
-//! An agent that says what it is told to say, for one connection. It proves nothing about the real one.
+//! An agent that says what it is told to say, a connection after the other. It proves nothing about the real one.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -12,7 +12,7 @@ use rpc::frame::{Kind, decode_body, encode};
 use rpc::socket::recv_header;
 use rpc::{ErrorCode, Reply, Request, RpcError};
 
-/// What the fake agent does with its one request.
+/// What the fake agent does with a request.
 pub(crate) enum Answer {
     /// Answers.
     Reply(Reply),
@@ -31,7 +31,7 @@ pub(crate) struct Heard {
     pub(crate) fd_inode: Option<u64>,
 }
 
-/// An agent for one request.
+/// An agent for so many requests.
 pub(crate) struct FakeAgent {
     /// Its socket.
     pub(crate) path: PathBuf,
@@ -41,15 +41,20 @@ pub(crate) struct FakeAgent {
 
 impl FakeAgent {
     pub(crate) fn start(answer: Answer) -> Self {
+        Self::start_with(vec![answer])
+    }
+
+    /// One answer for each request, in their order.
+    pub(crate) fn start_with(answers: Vec<Answer>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let (sender, heard) = channel();
-        thread::spawn(move || serve(&listener, answer, &sender));
+        thread::spawn(move || answers.into_iter().for_each(|answer| serve(&listener, answer, &sender)));
         Self { path, heard, _dir: dir }
     }
 
-    /// The request, once it has come.
+    /// The next request, once it has come.
     pub(crate) fn heard(&self) -> Heard {
         self.heard.recv_timeout(Duration::from_secs(10)).expect("the agent was not asked")
     }

@@ -18,12 +18,12 @@ use serde_json::Value;
 pub use self::images::{BUSYBOX_IMAGE, PAUSE_IMAGE};
 pub use self::network::{DAEMON_SET, HOST_LOCAL_RANGE, NAMESPACE};
 use self::worker::Identities;
-pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, Worker};
+pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, NetworkAdds, Worker};
 use crate::control_plane::Guard;
 use crate::kubernetes::cache_dir;
 use crate::machine::{Cgroup, wait_for_end};
 use crate::{
-    ControlPlane, ControlPlaneOptions, Fabric, Kubectl, Management, ManagementLink, NetNs, Underlay,
+    ControlPlaneOptions, Fabric, Kubectl, Management, ManagementLink, NodeFiles, Underlay,
     stop_daemon_left_running,
 };
 
@@ -78,11 +78,13 @@ impl Cluster {
         let namespaces: Vec<String> =
             ["fabric".to_owned(), "out".to_owned()].into_iter().chain(numbers.clone().map(role)).collect();
         let namespaces: Vec<String> = namespaces.iter().map(|role| format!("{name}-{role}")).collect();
-        let mut groups = Vec::new();
+        let mut trees = Vec::new();
         for number in numbers {
-            groups.extend(Cgroup::new(&group_name(name, number)).directories()?);
+            trees.extend(Cgroup::new(&group_name(name, number)).directories()?);
+            // Made with the fabric, for agents that are no pods.
+            trees.push(NodeFiles::open(&Fabric::files_name(name, number)).dir().to_owned());
         }
-        let guard = Some(Guard::over(&dir, &namespaces, &groups)?);
+        let guard = Some(Guard::over(&dir, &namespaces, &trees)?);
         let fabric = Fabric::build(name, options.underlay, options.nodes_count)?;
         progress("control plane");
         let (management, images) = std::thread::scope(|scope| {
@@ -153,6 +155,20 @@ impl Cluster {
         self.workers.get(index).with_context(|| format!("there is no node {number}"))
     }
 
+    /// Switches a node off and on again, as after a power cut: pods, `/run`, pins and everything in its network are gone but
+    /// its cables and their addresses; disks are as they were.
+    ///
+    /// # Errors
+    /// There is no such node, something on it does not end, or it does not start.
+    pub fn reboot(&mut self, number: u8) -> Result<()> {
+        let index = usize::from(number).checked_sub(1).context("nodes are numbered from 1")?;
+        let worker = self.workers.get_mut(index).with_context(|| format!("there is no node {number}"))?;
+        worker.switch_off()?;
+        let node = self.fabric.nodes.get(index).with_context(|| format!("there is no node {number}"))?;
+        node.forget().with_context(|| format!("empty the network of {}", node.name))?;
+        worker.switch_on()
+    }
+
     /// `kubectl` as administrator.
     ///
     /// # Errors
@@ -161,7 +177,18 @@ impl Cluster {
         self.management.control_plane.kubectl()
     }
 
-    /// Waits until all nodes are ready; how long that took.
+    /// What the containerds of all nodes say of networks, together.
+    ///
+    /// # Errors
+    /// As [`Worker::network_adds`].
+    pub fn network_adds(&self) -> Result<NetworkAdds> {
+        self.workers.iter().try_fold(NetworkAdds::default(), |sum, worker| {
+            let one = worker.network_adds()?;
+            Ok(NetworkAdds { count: sum.count + one.count, seconds: sum.seconds + one.seconds })
+        })
+    }
+
+    /// Waits until all nodes are ready and pods can be created in the namespace `default`; how long that took.
     ///
     /// # Errors
     /// A process has ended, or they are not ready within [`NODES_READY_LIMIT`]; with what they say of themselves.
@@ -172,7 +199,11 @@ impl Cluster {
             self.check()?;
             let nodes = kubectl.json(&["get", "nodes"])?;
             let nodes = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-            if nodes.len() == self.workers.len() && nodes.iter().all(is_ready) {
+            let account = ["get", "serviceaccount", "default", "--namespace", "default"];
+            if nodes.len() == self.workers.len()
+                && nodes.iter().all(is_ready)
+                && kubectl.run(&account).is_ok()
+            {
                 return Ok(started.elapsed());
             }
             if started.elapsed() > NODES_READY_LIMIT {
@@ -194,7 +225,7 @@ impl Cluster {
         self.workers.iter_mut().try_for_each(Worker::check)
     }
 
-    /// Leaves everything running; [`Cluster::take_down`] ends it.
+    /// Leaves everything running; [`Cluster::take_down_nodes`] ends the nodes.
     pub fn leave_running(mut self) {
         if let Some(guard) = self.guard.take() {
             guard.dismiss();
@@ -213,7 +244,7 @@ impl Cluster {
     }
 
     /// Ends the nodes of a cluster of this name, whether left running or cut short, and deletes what they wrote. Network
-    /// namespaces and control plane are for who named them.
+    /// namespaces, agents' files and control plane are for who named them.
     ///
     /// # Errors
     /// Something does not go.
@@ -237,16 +268,6 @@ impl Cluster {
             Cgroup::new(&group_name(name, number)).remove()?;
         }
         std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
-    }
-
-    /// As [`Cluster::take_down_nodes`], with control plane and network namespaces.
-    ///
-    /// # Errors
-    /// Something does not go.
-    pub fn take_down(name: &str, control_plane_dir: &Path) -> Result<()> {
-        Self::take_down_nodes(name)?;
-        ControlPlane::stop_left_running(control_plane_dir)?;
-        NetNs::list(&format!("{name}-"))?.iter().try_for_each(|netns| NetNs::delete(netns))
     }
 }
 

@@ -70,6 +70,27 @@ impl FabricNode {
         format!("port{}", self.number)
     }
 
+    /// Empties it of what a reboot would take away and a namespace keeps: rules, routes that are not the fabric's, nexthop
+    /// objects, and whatever `lo` was given.
+    ///
+    /// # Errors
+    /// What a tool says.
+    pub(crate) fn forget(&self) -> Result<()> {
+        self.netns.nft("flush ruleset\n")?;
+        // With them go the routes that lead through them.
+        self.netns.ip("nexthop flush")?;
+        for family in ["-4", "-6"] {
+            for kind in ["blackhole", "unreachable"] {
+                self.netns.ip(&format!("{family} route flush type {kind}"))?;
+            }
+        }
+        self.netns.ip_batch(
+            "addr flush dev lo\n\
+             addr add 127.0.0.1/8 dev lo scope host\n\
+             addr add ::1/128 dev lo scope host\n",
+        )
+    }
+
     /// Its addresses, as a kubelet would report them.
     #[must_use]
     pub fn addresses(&self) -> [IpAddr; 2] {

@@ -41,7 +41,7 @@ pub(super) fn collect(workspace: &Workspace) -> Result<Entries> {
     }
     let plugin = workspace.target.join("plugin/poolward");
     require_static(&plugin)?;
-    // Under its second name it gives addresses to other main plugins.
+    // One program: under the second name it gives addresses to another main plugin.
     for name in ["poolward", "poolward-ipam"] {
         entries.add(&format!("{PLUGINS_DIR}/{name}"), program_at(&plugin)?);
     }

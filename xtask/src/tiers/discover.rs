@@ -223,6 +223,7 @@ mod tests {
         check("poolward-tests", "dataplane", "test", Some(Tier::Netns));
         check("poolward-harness", "netns", "test", Some(Tier::Netns));
         check("poolward-store", "kubernetes", "test", Some(Tier::Kubernetes));
+        check("poolward-harness", "cluster", "test", Some(Tier::Kubernetes));
         check("poolward-harness", "nodes", "test", Some(Tier::Nodes));
         check("poolward-ebpf", "poolward-ebpf", "bin", None);
         check("poolward-protocol-check", "poolward-protocol-check", "bin", None);

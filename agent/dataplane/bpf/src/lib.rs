@@ -321,6 +321,7 @@ impl Bpf {
     ///
     /// # Errors
     /// [`BpfError::MapFull`], or what the kernel said.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make it for this call")]
     pub fn set_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), BpfError> {
         self.maps.set_endpoint(ifindex, &endpoint)
     }

@@ -221,7 +221,7 @@ impl Maps {
 
     fn fetch_sources(&self) -> Result<BTreeMap<u32, BTreeSet<Cidr>>, BpfError> {
         let mut sources: BTreeMap<u32, BTreeSet<Cidr>> = BTreeMap::new();
-        for entry in self.sources.iter() {
+        for entry in &self.sources {
             let (key, _) = entry.kernel(|| "reading the sources".to_owned())?;
             // Only keys that this crate wrote can be here; anything else is no source of anybody's.
             if let Some((ifindex, source)) = source_of(&key) {
@@ -231,15 +231,24 @@ impl Maps {
         Ok(sources)
     }
 
+    /// Sources count where the endpoint says that it has any: a crash may have come between the two. Those without an
+    /// endpoint at all are shown as one that may send nothing else.
     pub(crate) fn fetch_endpoints(&self) -> Result<BTreeMap<u32, Endpoint>, BpfError> {
-        let entries =
-            self.endpoints.iter().map(|entry| entry.map(|(key, value)| (key.ifindex, endpoint_of(value))));
+        let mut sources = self.fetch_sources()?;
+        let entries = self.endpoints.iter().map(|entry| {
+            entry.map(|(key, value)| {
+                let found = sources.remove(&key.ifindex).unwrap_or_default();
+                let counts = value.flags & layout::Endpoint::HAS_MORE_SOURCES != 0;
+                let sources = if counts { found } else { BTreeSet::new() };
+                (key.ifindex, Endpoint { sources, ..endpoint_of(value) })
+            })
+        });
         let mut endpoints: BTreeMap<u32, Endpoint> =
             entries.collect::<Result<_, _>>().kernel(|| "reading the endpoints".to_owned())?;
-        // Sources without an endpoint are what a crash left: an endpoint that may send nothing else shows them.
-        for (ifindex, sources) in self.fetch_sources()? {
-            endpoints.entry(ifindex).or_default().sources = sources;
-        }
+        let alone = sources
+            .into_iter()
+            .map(|(ifindex, sources)| (ifindex, Endpoint { sources, ..Endpoint::default() }));
+        endpoints.extend(alone);
         Ok(endpoints)
     }
 

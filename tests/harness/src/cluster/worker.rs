@@ -23,6 +23,15 @@ const CONTAINERD_LIMIT: Duration = Duration::from_secs(30);
 const PLUGINS: [&str; 7] = ["bandwidth", "bridge", "host-local", "loopback", "macvlan", "portmap", "ptp"];
 const PLUGINS_DIR: &str = "/usr/lib/cni";
 
+/// What containerd says of the networks it has had made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NetworkAdds {
+    /// How many.
+    pub count: f64,
+    /// How long all of them took together.
+    pub seconds: f64,
+}
+
 /// One node. Switched off when the value goes, unless it was left running.
 #[derive(Debug)]
 pub struct Worker {
@@ -108,15 +117,6 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Switches the node off and on again: everything on it is gone but what is on its disk.
-    ///
-    /// # Errors
-    /// As starting it.
-    pub fn reboot(&mut self) -> Result<()> {
-        self.switch_off()?;
-        self.switch_on()
-    }
-
     /// A power cut.
     ///
     /// # Errors
@@ -174,6 +174,22 @@ impl Worker {
     pub fn import_images(&self, archive: &Path) -> Result<()> {
         let archive = archive.to_str().context("the archive's path is no text")?;
         self.ctr(&["images", "import", archive]).map(drop)
+    }
+
+    /// How long containerd has waited for networks of sandboxes since it started, by its own measure.
+    ///
+    /// # Errors
+    /// It does not answer, or has no such measure.
+    pub fn network_adds(&self) -> Result<NetworkAdds> {
+        let url = format!("http://{METRICS}/v1/metrics");
+        let text = self.run("/bin/busybox", &["wget", "-q", "-O", "-", &url])?.ok()?;
+        let value = |name: &str| -> Result<f64> {
+            let name = format!("containerd_cri_sandbox_create_network_seconds_{name} ");
+            let found = text.lines().find_map(|line| line.strip_prefix(&name));
+            let found = found.with_context(|| format!("containerd of {} does not tell {name}", self.name))?;
+            found.parse().with_context(|| format!("{name}: {found:?}"))
+        };
+        Ok(NetworkAdds { count: value("count")?, seconds: value("sum")? })
     }
 
     /// Where the node's runtime looks for plugins, seen from outside.

@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Told nothing, it kills what `$1/*.pid` and `$1/*/*.pid` name, as far as it works in that directory, removes the control
-/// groups `$3` (one a line), deletes the directory, and the network namespaces `$2` (one a line) after it. Told anything,
-/// it does nothing.
+/// Told nothing, it kills what `$1/*.pid` and `$1/*/*.pid` name, as far as it works in that directory, removes trees of
+/// nothing but directories, such as control groups, `$3` (one a line), deletes the directory, and the network namespaces
+/// `$2` (one a line) after it. Told anything, it does nothing.
 ///
 /// The first process of a machine has ended only when everything on the machine has, and has no directory before that.
 const SCRIPT: &str = r#"
@@ -26,8 +26,8 @@ for file in "$dir"/*/*.pid "$dir"/*.pid; do
         sleep 0.02
     done
 done
-echo "$3" | while read -r group; do
-    [ -d "$group" ] && find "$group" -depth -type d -exec rmdir {} +
+echo "$3" | while read -r tree; do
+    [ -d "$tree" ] && find "$tree" -depth -type d -exec rmdir {} +
 done
 rm -rf "$dir"
 echo "$2" | while read -r netns; do
@@ -42,12 +42,12 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Watches over a directory, and network namespaces and control groups that shall go with it.
-    pub(crate) fn over(dir: &Path, namespaces: &[String], groups: &[PathBuf]) -> Result<Self> {
-        let groups: Vec<_> = groups.iter().map(|group| group.to_string_lossy()).collect();
+    /// Watches over a directory, and network namespaces and trees of directories without files that shall go with it.
+    pub(crate) fn over(dir: &Path, namespaces: &[String], trees: &[PathBuf]) -> Result<Self> {
+        let trees: Vec<_> = trees.iter().map(|tree| tree.to_string_lossy()).collect();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SCRIPT, "poolward-guard"]).arg(dir);
-        command.args([namespaces.join("\n"), groups.join("\n")]);
+        command.args([namespaces.join("\n"), trees.join("\n")]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
         // What ends the owner's group must not end it.
         command.process_group(0);
@@ -67,5 +67,34 @@ impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Daemon;
+
+    #[test]
+    fn what_runs_in_the_directory_ends_and_nothing_is_left_of_it_and_of_its_trees() {
+        let root = std::env::temp_dir().join(format!("poolward-guard-{}", std::process::id()));
+        let (dir, tree) = (root.join("guarded"), root.join("tree"));
+        let part = dir.join("part");
+        std::fs::create_dir_all(&part).unwrap();
+        std::fs::create_dir_all(tree.join("below")).unwrap();
+        let mut sleeping = Daemon::new("sleep", Path::new("/bin/sleep"), &part.canonicalize().unwrap(), None);
+        sleeping.set_args(["60"]);
+        sleeping.start().unwrap();
+        // Of somebody else, who works elsewhere: the number in the file is an old one.
+        let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        std::fs::write(dir.join("other.pid"), other.id().to_string()).unwrap();
+
+        drop(Guard::over(&dir.canonicalize().unwrap(), &[], std::slice::from_ref(&tree)).unwrap());
+        assert!(sleeping.check().is_err(), "it was not ended");
+        assert!(other.try_wait().unwrap().is_none(), "a process of somebody else was ended");
+        assert!(!dir.exists() && !tree.exists());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        std::fs::remove_dir(&root).unwrap();
     }
 }

@@ -125,7 +125,7 @@ fn running_agent(state_dir: &Path) -> Result<Option<String>> {
     let path = state_dir.join("journal.lock");
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
     };
     match file.try_lock_shared() {
@@ -200,12 +200,12 @@ fn plugins_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let record = dir.join(FILLED_GAPS);
     let filled = match fs::read_to_string(&record) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| format!("read {}", record.display())),
     };
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("read {}", dir.display())),
     };
     let mut found = Vec::new();
@@ -227,7 +227,7 @@ fn holds_anything(dir: &Path) -> bool {
 
 fn remove_file(path: &Path) -> Result<(), String> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(format!("remove {}: {error}", path.display()))
         }
         _ => Ok(()),

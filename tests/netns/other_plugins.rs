@@ -31,7 +31,7 @@ fn plugin_dir(site: &Site) -> PathBuf {
     dir
 }
 
-fn plugin<'n>(node: &Node<'n>, dir: &Path, kind: &str, extra: Value) -> Cni<'n> {
+fn plugin<'n>(node: &Node<'n>, dir: &Path, kind: &str, extra: &Value) -> Cni<'n> {
     let mut config = json!({
         "cniVersion": "1.0.0",
         "name": "others",
@@ -67,7 +67,7 @@ fn ptp_has_its_addresses_from_our_pools_and_gives_them_back() {
     ]);
     let dir = plugin_dir(&site);
     let ptp =
-        plugin(&node, &dir, "ptp", json!({"mtu": 1400, "ipam": {"type": "poolward-ipam"}, "ipMasq": false}));
+        plugin(&node, &dir, "ptp", &json!({"mtu": 1400, "ipam": {"type": "poolward-ipam"}, "ipMasq": false}));
     let (mut a, mut b) = (Pod::container("a"), Pod::of("n", "p"));
     add(&ptp, &mut a);
     add(&ptp, &mut b);
@@ -139,7 +139,7 @@ fn a_bridge_has_a_whole_pool_on_its_link_if_its_special_addresses_are_kept() {
     node.apply(&[pool("lan", "10.69.0.0/28", "blockSize: 29")]);
     let dir = plugin_dir(&site);
     let ipam = json!({"type": "poolward-ipam", "gateways": ["10.69.0.1"]});
-    let bridge = plugin(&node, &dir, "bridge", json!({"bridge": "br-lan", "ipam": ipam}));
+    let bridge = plugin(&node, &dir, "bridge", &json!({"bridge": "br-lan", "ipam": ipam}));
     let mut a = Pod::container("a");
     let refused = bridge.add(&a.attachment).unwrap();
     assert!(
@@ -181,7 +181,7 @@ fn host_local_gives_from_the_nodes_ranges_and_our_dataplane_tags_and_routes() {
     let dir = plugin_dir(&site);
     let ranges = json!([[{"subnet": "usePodCidr"}], [{"subnet": "usePodCidrIPv6"}]]);
     let ipam = json!({"type": "host-local", "ranges": ranges, "dataDir": dir.join("data")});
-    let cni = plugin(&node, &dir, "poolward", json!({"ipam": ipam}));
+    let cni = plugin(&node, &dir, "poolward", &json!({"ipam": ipam}));
     let given = || {
         let files = std::fs::read_dir(dir.join("data/others")).into_iter().flatten();
         let is_address = |name: &str| name.parse::<IpAddr>().is_ok();

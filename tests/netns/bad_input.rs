@@ -101,7 +101,9 @@ fn a_configuration_that_cannot_be_followed_is_refused_before_anything_is_made() 
     check(remove, 7, &["name", "missing"]);
     check(|config| config["name"] = json!("a/b"), 7, &["name", "a/b"]);
     check(|config| config["cniVersion"] = json!("9.9.9"), 1, &["cniVersion", "9.9.9", "1.1.0"]);
-    check(|config| config["ipam"] = json!({"type": "host-local"}), 2, &["ipam.type", "host-local"]);
+    check(|config| config["ipam"] = json!({"type": "dhcp"}), 2, &["ipam.type", "dhcp"]);
+    // The delegate is looked for where the runtime says.
+    check(|config| config["ipam"] = json!({"type": "host-local"}), 4, &["ipam.type", "host-local", "CNI_PATH"]);
     check(|config| config["ipam"] = json!({"ipv4_pool": ["a"]}), 2, &["ipv4_pool"]);
     check(|config| config["ipam"] = json!({"ipv4_pools": "a"}), 7, &["ipam.ipv4_pools"]);
     check(|config| config["mtu"] = json!(17), 7, &["mtu", "17"]);

@@ -16,3 +16,4 @@ mod reach;
 mod reboot;
 mod selection;
 mod services;
+mod upgrade;

@@ -103,7 +103,11 @@ fn a_configuration_that_cannot_be_followed_is_refused_before_anything_is_made() 
     check(|config| config["cniVersion"] = json!("9.9.9"), 1, &["cniVersion", "9.9.9", "1.1.0"]);
     check(|config| config["ipam"] = json!({"type": "dhcp"}), 2, &["ipam.type", "dhcp"]);
     // The delegate is looked for where the runtime says.
-    check(|config| config["ipam"] = json!({"type": "host-local"}), 4, &["ipam.type", "host-local", "CNI_PATH"]);
+    check(
+        |config| config["ipam"] = json!({"type": "host-local"}),
+        4,
+        &["ipam.type", "host-local", "CNI_PATH"],
+    );
     check(|config| config["ipam"] = json!({"ipv4_pool": ["a"]}), 2, &["ipv4_pool"]);
     check(|config| config["ipam"] = json!({"ipv4_pools": "a"}), 7, &["ipam.ipv4_pools"]);
     check(|config| config["mtu"] = json!(17), 7, &["mtu", "17"]);

@@ -1,7 +1,9 @@
 //! Agents that are replaced under traffic.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::{NetNs, Run};
 
 use crate::pods::PodOptions;
 use crate::site::{DEFAULT_POOL, NODES_COUNT, site};
@@ -9,8 +11,8 @@ use crate::site::{DEFAULT_POOL, NODES_COUNT, site};
 /// Between two packets, in seconds: whoever pauses for longer is found out.
 const INTERVAL: &str = "0.005";
 
-/// The longest that the traffic goes on, in seconds, if nobody ends it.
-const TRAFFIC_LIMIT: &str = "180";
+/// Packets of a round, two seconds; then all answers are awaited, and the next round begins at once.
+const ROUND: &str = "400";
 
 const DAEMONSET: &str = "daemonset/poolward-node";
 const SYSTEM: &str = "poolward-system";
@@ -32,19 +34,17 @@ fn no_packet_is_lost_while_all_agents_are_replaced_and_pods_come_up_meanwhile() 
     assert_eq!(before.len(), usize::from(NODES_COUNT), "{before:?}");
 
     let address = target.address.to_string();
-    let ping = || {
-        Command::new("ping")
-            .args(["-n", "-q", "-i", INTERVAL, "-w", TRAFFIC_LIMIT, &address])
-            .stdout(Stdio::piped())
-            .spawn()
-    };
-    let ping = site.cluster.fabric.nodes[0].netns.run(ping).unwrap().unwrap();
-    kubectl.run(&["rollout", "restart", "--namespace", SYSTEM, DAEMONSET]).unwrap();
-    let meanwhile = site.pods(&[on("meanwhile-1", 1), on("meanwhile-2", 2), on("meanwhile-3", 3)]);
-    kubectl.run(&["rollout", "status", "--namespace", SYSTEM, DAEMONSET, "--timeout=120s"]).unwrap();
-    let interrupted = Command::new("kill").args(["-INT", &ping.id().to_string()]).status().unwrap();
-    assert!(interrupted.success());
-    let said = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    let from = &site.cluster.fabric.nodes[0].netns;
+    let is_done = AtomicBool::new(false);
+    let (meanwhile, (sent, received)) = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| keep_asking(from, &address, &is_done));
+        let _stop = Stop(&is_done);
+        kubectl.run(&["rollout", "restart", "--namespace", SYSTEM, DAEMONSET]).unwrap();
+        let meanwhile = site.pods(&[on("meanwhile-1", 1), on("meanwhile-2", 2), on("meanwhile-3", 3)]);
+        kubectl.run(&["rollout", "status", "--namespace", SYSTEM, DAEMONSET, "--timeout=120s"]).unwrap();
+        is_done.store(true, Ordering::Relaxed);
+        (meanwhile, traffic.join().unwrap())
+    });
 
     let after = agents();
     assert!(before.is_disjoint(&after), "not all were replaced: {before:?}, {after:?}");
@@ -52,12 +52,31 @@ fn no_packet_is_lost_while_all_agents_are_replaced_and_pods_come_up_meanwhile() 
         assert!(DEFAULT_POOL.contains(pod.address), "{pod:?}");
         site.assert_holder(pod);
     }
-    let (sent, received) = counts(&said);
-    assert!(sent > 200, "{said}");
-    // The last one may have been under way.
-    assert!(received + 1 >= sent, "{said}");
+    assert!(sent >= 400, "{sent}");
+    assert_eq!(received, sent);
     site.delete_at_once(&namespace);
     site.assert_consistent();
+}
+
+/// Ends the traffic however the rest ends.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Round after round until it is done; how many packets were sent, and how many were answered.
+fn keep_asking(from: &NetNs, address: &str, is_done: &AtomicBool) -> (u64, u64) {
+    let mut total = (0, 0);
+    while !is_done.load(Ordering::Relaxed) {
+        let ping = Run::new("ping").args(["-n", "-q", "-i", INTERVAL, "-c", ROUND, address]);
+        let said = String::from_utf8(ping.finish_in(from).unwrap().stdout).unwrap();
+        let (sent, received) = counts(&said);
+        total = (total.0 + sent, total.1 + received);
+    }
+    total
 }
 
 /// Of the line "N packets transmitted, M received, ...".

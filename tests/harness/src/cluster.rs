@@ -6,7 +6,6 @@
 
 mod images;
 mod network;
-mod tar;
 mod worker;
 
 use std::path::{Path, PathBuf};

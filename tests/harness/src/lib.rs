@@ -4,6 +4,7 @@
 //! shares no code with the agent, the plugin or the programs.
 
 mod agent;
+pub mod archive;
 mod binaries;
 pub mod cluster;
 pub mod cni;

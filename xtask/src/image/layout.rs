@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use harness::archive::{Archive, sha256_hex};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
@@ -78,7 +78,7 @@ pub(super) fn archive(entries: &Entries, image: &Image<'_>) -> Result<Vec<u8>> {
     files.add("oci-layout", Entry { mode: 0o644, bytes: to_bytes(&json!({"imageLayoutVersion": "1.0.0"}))? });
     files.add("index.json", Entry { mode: 0o644, bytes: index });
     for blob in [layer, config, manifest] {
-        files.add(&format!("blobs/sha256/{}", hex(&blob)), Entry { mode: 0o644, bytes: blob });
+        files.add(&format!("blobs/sha256/{}", sha256_hex(&blob)), Entry { mode: 0o644, bytes: blob });
     }
     self::layer(&files)
 }
@@ -107,11 +107,7 @@ fn descriptor(media_type: &str, blob: &[u8]) -> Value {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("sha256:{}", sha256_hex(bytes))
 }
 
 fn to_bytes(value: &Value) -> Result<Vec<u8>> {
@@ -120,28 +116,14 @@ fn to_bytes(value: &Value) -> Result<Vec<u8>> {
 
 /// A tar of the files and the directories they lie in.
 fn layer(entries: &Entries) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
+    let mut archive = Archive::default();
     for directory in entries.directories() {
-        let mut header = header(tar::EntryType::Directory, 0o755, 0);
-        tar.append_data(&mut header, format!("{directory}/"), std::io::empty())
-            .with_context(|| format!("pack {directory}"))?;
+        archive.directory(&format!("{directory}/"), 0o755)?;
     }
     for (path, entry) in &entries.0 {
-        let mut header = header(tar::EntryType::Regular, entry.mode, entry.bytes.len() as u64);
-        tar.append_data(&mut header, path, entry.bytes.as_slice()).with_context(|| format!("pack {path}"))?;
+        archive.file(path, entry.mode, &entry.bytes)?;
     }
-    tar.into_inner().context("end the archive")
-}
-
-fn header(kind: tar::EntryType, mode: u32, size_bytes: u64) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size_bytes);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header
+    archive.finish()
 }
 
 #[cfg(test)]
@@ -189,7 +171,7 @@ mod tests {
             files.keys().filter(|p| p.starts_with("blobs/sha256/") && !p.ends_with('/')).collect();
         assert_eq!(blobs.len(), 3);
         for path in blobs {
-            assert_eq!(path.rsplit('/').next().unwrap(), hex(&files[path].1));
+            assert_eq!(path.rsplit('/').next().unwrap(), sha256_hex(&files[path].1));
         }
         let index = json_at(&files, "index.json");
         let named = &index["manifests"][0];

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use super::tar::Tar;
 use crate::Run;
+use crate::archive::{Archive, sha256_hex};
 use crate::machine::{compile, compile_init};
 
 /// What keeps the namespaces of a pod.
@@ -46,9 +45,9 @@ pub(super) fn pack(to: &Path) -> Result<()> {
     compile(NAMES, &names).context("compile the name server")?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     let (pause, names) = (read(&init)?, read(&names)?);
-    let mut layer = Tar::default();
+    let mut layer = Archive::default();
     layer.file("pause", 0o755, &pause)?;
-    let pause = Image { references: &[PAUSE_IMAGE], entrypoint: &["/pause"], layer: layer.finish() };
+    let pause = Image { references: &[PAUSE_IMAGE], entrypoint: &["/pause"], layer: layer.finish()? };
     let busybox = Image {
         references: &[BUSYBOX_IMAGE, PUBLISHED_BUSYBOX_IMAGE],
         entrypoint: &[],
@@ -62,7 +61,7 @@ fn busybox_layer(names: &[u8]) -> Result<Vec<u8>> {
     let busybox =
         std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX}: run `cargo xtask setup --kubernetes`"))?;
     let applets = Run::new(BUSYBOX).args(["--list"]).ok()?;
-    let mut layer = Tar::default();
+    let mut layer = Archive::default();
     for directory in ["bin/", "dev/", "etc/", "proc/", "sys/", "var/", "www/", "www/cgi-bin/"] {
         layer.directory(directory, 0o755)?;
     }
@@ -73,14 +72,14 @@ fn busybox_layer(names: &[u8]) -> Result<Vec<u8>> {
     }
     layer.file("bin/names", 0o755, names)?;
     layer.file("www/cgi-bin/who", 0o755, WHO.as_bytes())?;
-    Ok(layer.finish())
+    layer.finish()
 }
 
 fn archive_of(images: &[Image]) -> Result<Vec<u8>> {
-    let mut archive = Tar::default();
+    let mut archive = Archive::default();
     let mut manifest = Vec::new();
     for image in images {
-        let layer = hex(&Sha256::digest(&image.layer));
+        let layer = sha256_hex(&image.layer);
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
@@ -89,16 +88,12 @@ fn archive_of(images: &[Image]) -> Result<Vec<u8>> {
             "history": [{"created_by": "poolward-harness"}],
         })
         .to_string();
-        let config_name = format!("{}.json", hex(&Sha256::digest(config.as_bytes())));
+        let config_name = format!("{}.json", sha256_hex(config.as_bytes()));
         let layer_name = format!("{layer}/layer.tar");
         archive.file(&config_name, 0o644, config.as_bytes())?;
         archive.file(&layer_name, 0o644, &image.layer)?;
         manifest.push(json!({"Config": config_name, "RepoTags": image.references, "Layers": [layer_name]}));
     }
     archive.file("manifest.json", 0o644, json!(manifest).to_string().as_bytes())?;
-    Ok(archive.finish())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    archive.finish()
 }

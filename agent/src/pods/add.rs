@@ -29,6 +29,7 @@ use super::netns::Netns;
 use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, invalid, refuse, try_again};
 use crate::node::Node;
+use crate::node::gate::Turn;
 use crate::node::ledger::LedgerError;
 use crate::node::pod::{self, Wired};
 
@@ -40,6 +41,14 @@ const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How soon a waiting request looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// An ADD whose turn it is.
+pub(super) struct Begun {
+    pub(super) handle: Handle,
+    pub(super) netns: Arc<Netns>,
+    /// To be held until all of it is done or taken back.
+    pub(super) turn: Turn,
+}
 
 /// What comes next for a request.
 enum Step {
@@ -60,13 +69,7 @@ impl<S: Store> Pods<S> {
         netns: Option<OwnedFd>,
         cancel: CancellationToken,
     ) -> Answer<AddReply> {
-        let handle = handle_of(&request.attachment)?;
-        let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
-        let netns = Arc::new(Netns::check(netns, &request.netns_path).map_err(invalid)?);
-        let _turn = self.node.gates.queue_add(&handle, &cancel).turn().await;
-        if cancel.is_cancelled() {
-            return Err(cancelled(&handle));
-        }
+        let Begun { handle, netns, turn: _turn } = self.begin(&request, netns, &cancel).await?;
         if let Some(reply) = self.held_already(&handle, &netns, None).await? {
             return Ok(reply);
         }
@@ -76,6 +79,23 @@ impl<S: Store> Pods<S> {
             self.take_back(&handle).await;
         }
         made
+    }
+
+    /// How every ADD begins: what it says is checked, and its turn is awaited.
+    pub(super) async fn begin(
+        &self,
+        request: &AddRequest,
+        netns: Option<OwnedFd>,
+        cancel: &CancellationToken,
+    ) -> Answer<Begun> {
+        let handle = handle_of(&request.attachment)?;
+        let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
+        let netns = Arc::new(Netns::check(netns, &request.netns_path).map_err(invalid)?);
+        let turn = self.node.gates.queue_add(&handle, cancel).turn().await;
+        if cancel.is_cancelled() {
+            return Err(cancelled(&handle));
+        }
+        Ok(Begun { handle, netns, turn })
     }
 
     /// What an earlier ADD of the same handle left: the answer, or nothing after it was torn down.
@@ -289,18 +309,7 @@ fn pod_of(
     assignments: &[Assignment],
     now: BootTime,
 ) -> pod::Pod {
-    let mut identity = Identity {
-        handle: wanted.request.handle.clone(),
-        ipv4: None,
-        ipv6: None,
-        network: request.attachment.network.clone(),
-        workload: Workload {
-            namespace: request.pod.namespace.clone(),
-            pod: request.pod.name.clone(),
-            uid: request.pod.uid.clone(),
-        },
-        extras: wanted.extras.clone(),
-    };
+    let mut identity = identity_of(&wanted.request.handle, request, wanted.extras.clone());
     let mut of_family = [None, None];
     for assignment in assignments {
         match assignment.address {
@@ -311,6 +320,22 @@ fn pod_of(
     let pools = of_family.into_iter().flatten().collect();
     let foreign_interface = wanted.foreign_interface;
     pod::Pod { identity, pools, netns: Some(netns.id()), since: now, foreign_interface, wired: None }
+}
+
+/// Who is to have addresses; none yet.
+pub(super) fn identity_of(handle: &Handle, request: &AddRequest, extras: Extras) -> Identity {
+    Identity {
+        handle: handle.clone(),
+        ipv4: None,
+        ipv6: None,
+        network: request.attachment.network.clone(),
+        workload: Workload {
+            namespace: request.pod.namespace.clone(),
+            pod: request.pod.name.clone(),
+            uid: request.pod.uid.clone(),
+        },
+        extras,
+    }
 }
 
 fn reply_of(pod: &pod::Pod, wired: &Wired) -> Answer<AddReply> {

@@ -6,17 +6,15 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-use model::{Cidr, Extras, Handle, Identity, PoolName, Workload};
+use model::{Cidr, Extras, Handle, PoolName};
 use rpc::{AddDelegatedRequest, AddReply, ErrorCode, PodCidrsReply};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::add::{cancelled, kept_nothing};
+use super::Pods;
+use super::add::{Begun, identity_of, kept_nothing};
 use super::metadata::Wanted;
-use super::netns::Netns;
-use super::{Pods, handle_of};
 use crate::answer::{Answer, invalid, refuse, try_again};
 use crate::node::pod::Pod;
 use crate::node::remote::delegated_pool;
@@ -39,13 +37,7 @@ impl<S: Store> Pods<S> {
         cancel: CancellationToken,
     ) -> Answer<AddReply> {
         let AddDelegatedRequest { add, mut addresses } = request;
-        let handle = handle_of(&add.attachment)?;
-        let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
-        let netns = Arc::new(Netns::check(netns, &add.netns_path).map_err(invalid)?);
-        let _turn = self.node.gates.queue_add(&handle, &cancel).turn().await;
-        if cancel.is_cancelled() {
-            return Err(cancelled(&handle));
-        }
+        let Begun { handle, netns, turn: _turn } = self.begin(&add, netns, &cancel).await?;
         let held = self.node.ledger().pod(&handle).filter(|pod| pod.identity.extras.delegated).cloned();
         match held {
             Some(pod) if addresses.is_empty() => addresses = pod.identity.addresses().collect(),
@@ -63,19 +55,7 @@ impl<S: Store> Pods<S> {
             addresses.iter().map(|address| self.pool_for(*address)).collect::<Answer<Vec<PoolName>>>()?;
         let wanted = self.assign_request(&handle, &add.pod, &add.options).await?;
         refuse_choices(&handle, &wanted)?;
-        let workload = Workload {
-            namespace: add.pod.namespace.clone(),
-            pod: add.pod.name.clone(),
-            uid: add.pod.uid.clone(),
-        };
-        let mut identity = Identity {
-            handle: handle.clone(),
-            ipv4: None,
-            ipv6: None,
-            network: add.attachment.network.clone(),
-            workload,
-            extras: Extras { delegated: true, ..wanted.extras },
-        };
+        let mut identity = identity_of(&handle, &add, Extras { delegated: true, ..wanted.extras });
         for address in &addresses {
             let twice = match address {
                 IpAddr::V4(v4) => identity.ipv4.replace(*v4).is_some(),

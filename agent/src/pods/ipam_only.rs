@@ -15,9 +15,9 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::add::{cancelled, kept_nothing, number_of};
+use super::Pods;
+use super::add::{Begun, cancelled, kept_nothing, number_of};
 use super::netns::Netns;
-use super::{Pods, handle_of};
 use crate::answer::{Answer, internal, invalid, try_again};
 use crate::journal::ForeignMark;
 use crate::node::pod::{Pod, Wired};
@@ -33,13 +33,7 @@ impl<S: Store> Pods<S> {
         netns: Option<OwnedFd>,
         cancel: CancellationToken,
     ) -> Answer<AssignedReply> {
-        let handle = handle_of(&request.add.attachment)?;
-        let netns = netns.ok_or_else(|| invalid("an ADD without the pod's network namespace"))?;
-        let netns = Arc::new(Netns::check(netns, &request.add.netns_path).map_err(invalid)?);
-        let _turn = self.node.gates.queue_add(&handle, &cancel).turn().await;
-        if cancel.is_cancelled() {
-            return Err(cancelled(&handle));
-        }
+        let Begun { handle, netns, turn: _turn } = self.begin(&request.add, netns, &cancel).await?;
         let held = self.node.ledger().pod(&handle).cloned();
         if let Some(pod) = held {
             let same = pod.foreign_interface && pod.wired.is_some() && pod.netns == Some(netns.id());

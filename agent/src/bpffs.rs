@@ -10,8 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// `BPF_FS_MAGIC` of linux/magic.h.
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+use dataplane::is_bpffs;
 
 /// Why what is pinned would not last.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +53,9 @@ pub enum NotShared {
 /// # Errors
 /// It would not be on a bpffs, or the kernel would not.
 pub fn leave_mark(mark: &Path) -> Result<(), NotShared> {
-    let io = |operation| move |source| NotShared::Io { operation, path: mark.to_owned(), source };
-    let dir = mark.parent().unwrap_or(mark);
-    if !is_bpffs(dir).map_err(io("look at the directory of"))? {
-        return Err(NotShared::NoBpffs { path: mark.to_owned() });
-    }
+    require_bpffs(mark)?;
     match fs::create_dir(mark) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io("make")(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("make", mark, error)),
         _ => Ok(()),
     }
 }
@@ -70,24 +65,26 @@ pub fn leave_mark(mark: &Path) -> Result<(), NotShared> {
 /// # Errors
 /// It is not, and what to do.
 pub fn require_mark(mark: &Path) -> Result<(), NotShared> {
-    let io = |operation| move |source| NotShared::Io { operation, path: mark.to_owned(), source };
-    let dir = mark.parent().unwrap_or(mark);
-    if !is_bpffs(dir).map_err(io("look at the directory of"))? {
-        return Err(NotShared::NoBpffs { path: mark.to_owned() });
-    }
+    require_bpffs(mark)?;
     match fs::symlink_metadata(mark) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(NotShared::NoMark { path: mark.to_owned() })
         }
-        Err(error) => Err(io("look at")(error)),
+        Err(error) => Err(failed("look at", mark, error)),
     }
 }
 
-fn is_bpffs(dir: &Path) -> io::Result<bool> {
-    let stat = rustix::fs::statfs(dir)?;
-    // `f_type` is signed and of different widths on different machines.
-    Ok(stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+fn require_bpffs(mark: &Path) -> Result<(), NotShared> {
+    match is_bpffs(mark.parent().unwrap_or(mark)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(NotShared::NoBpffs { path: mark.to_owned() }),
+        Err(error) => Err(failed("look at the directory of", mark, error)),
+    }
+}
+
+fn failed(operation: &'static str, mark: &Path, source: io::Error) -> NotShared {
+    NotShared::Io { operation, path: mark.to_owned(), source }
 }
 
 #[cfg(test)]

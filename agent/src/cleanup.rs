@@ -9,7 +9,7 @@
 //! It needs neither the store nor an agent. Two things stay: switches under `/proc/sys/net`, which others may need by now,
 //! and the file of the embedded store, which is not the node's but the user's.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ pub fn run(config: &Config, args: &CleanupArgs) -> Result<Outcome> {
         println!("{pods_count} pods still have an interface, and lose their network: drain the node first");
     }
     if args.dry_run {
-        if let Some(holder) = running_agent(&config.state_dir)? {
+        if let Some(holder) = Lock::holder(&config.state_dir)? {
             println!("an agent runs (process {holder}): it has to be stopped first");
         }
         return Ok(Outcome::Done);
@@ -117,24 +117,6 @@ fn explain(error: LockError) -> anyhow::Error {
         )
     } else {
         error
-    }
-}
-
-/// Who holds the lock, if anybody does. Unlike an attempt to take it this changes nothing.
-fn running_agent(state_dir: &Path) -> Result<Option<String>> {
-    let path = state_dir.join("journal.lock");
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-    };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => {
-            let holder = io::read_to_string(&file).unwrap_or_default();
-            Ok(Some(holder.trim().to_owned()))
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
 }
 
@@ -266,16 +248,5 @@ mod tests {
         let names: Vec<&str> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
         assert_eq!(names, [FILLED_GAPS, "loopback", "poolward", "poolward-ipam"]);
         assert_eq!(plugins_in(&dir.path().join("nowhere")).unwrap(), Vec::<PathBuf>::new());
-    }
-
-    #[test]
-    fn a_lock_that_is_held_is_seen_without_being_touched() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(running_agent(dir.path()).unwrap(), None);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "looking has made something");
-        let lock = Lock::try_acquire(dir.path()).unwrap();
-        assert_eq!(running_agent(dir.path()).unwrap(), Some(std::process::id().to_string()));
-        drop(lock);
-        assert_eq!(running_agent(dir.path()).unwrap(), None);
     }
 }

@@ -41,7 +41,7 @@ mod tests;
 mod wiring;
 
 pub use activity::Epoch;
-pub use bpf::{AttachMode, PoolCounters, SCHEMA_VERSION as MAP_SCHEMA_VERSION};
+pub use bpf::{AttachMode, PoolCounters, SCHEMA_VERSION as MAP_SCHEMA_VERSION, is_bpffs};
 pub use check::Difference;
 pub use dataplane::{Dataplane, KernelPod, WireError, unload_programs};
 pub use desired::{DesiredState, Peer, Pool, RemoteRange};

@@ -1,12 +1,15 @@
 //! The exclusive lock that keeps a second agent of the same node out.
 //!
 //! It is an advisory lock (`flock`) on `journal.lock`, held from before the journal is read until the process
-//! ends, so the kernel frees it whatever way that happens. The file itself is never removed: removing it would
-//! let two agents hold locks on two files of the same name.
+//! ends, so the kernel frees it whatever way that happens. No agent removes the file itself: that would let two of them hold
+//! locks on two files of the same name. It goes when the node is cleaned up, as the last of all.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// Beside the journal.
+const FILE_NAME: &str = "journal.lock";
 
 /// Proof that this process is the only agent of its node. Whoever opens the journal must hold it.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Lock {
     /// # Errors
     /// [`LockError::Held`] at once when another process holds it.
     pub fn try_acquire(dir: &Path) -> Result<Self, LockError> {
-        let path = dir.join("journal.lock");
+        let path = dir.join(FILE_NAME);
         let io = |source| LockError::Io { path: path.clone(), source };
         std::fs::create_dir_all(dir).map_err(io)?;
         let mut file =
@@ -55,17 +58,37 @@ impl Lock {
                 file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
                 Ok(Self { _file: file })
             }
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut holder));
-                let holder = match read {
-                    Ok(_) if !holder.trim().is_empty() => holder.trim().to_owned(),
-                    _ => "unknown".to_owned(),
-                };
-                Err(LockError::Held { path, holder })
-            }
+            Err(TryLockError::WouldBlock) => Err(LockError::Held { holder: holder_in(&mut file), path }),
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
+    }
+
+    /// The process that holds the lock in `dir`, if any does. Unlike an attempt to take it this changes nothing.
+    ///
+    /// # Errors
+    /// The file is there and cannot be opened or asked.
+    pub fn holder(dir: &Path) -> Result<Option<String>, LockError> {
+        let path = dir.join(FILE_NAME);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(LockError::Io { path, source }),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(holder_in(&mut file))),
+            Err(TryLockError::Error(source)) => Err(LockError::Io { path, source }),
+        }
+    }
+}
+
+/// The process id that the holder wrote, or "unknown".
+fn holder_in(file: &mut File) -> String {
+    let mut holder = String::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut holder));
+    match read {
+        Ok(_) if !holder.trim().is_empty() => holder.trim().to_owned(),
+        _ => "unknown".to_owned(),
     }
 }
 
@@ -76,13 +99,17 @@ mod tests {
     #[test]
     fn a_second_holder_is_refused_and_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), None);
+        assert!(!dir.path().join(FILE_NAME).exists(), "asking has made it");
         let first = Lock::try_acquire(dir.path()).unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), Some(std::process::id().to_string()));
         let error = Lock::try_acquire(dir.path()).unwrap_err();
         assert!(
             matches!(&error, LockError::Held { holder, .. } if *holder == std::process::id().to_string())
         );
         assert!(error.to_string().contains("--on-locked wait"), "{error}");
         drop(first);
+        assert_eq!(Lock::holder(dir.path()).unwrap(), None);
         Lock::try_acquire(dir.path()).unwrap();
     }
 }

@@ -33,6 +33,7 @@ pub use attach::{AttachMode, AttachOutcome, Attachment, UplinkAttachment};
 pub use ebpf_common::{DropReason, PoolCounters, SCHEMA_VERSION, map_name};
 pub use error::BpfError;
 pub use maps::{Endpoint, MapSizes, PoolRule};
+pub use pins::is_bpffs;
 pub use uplink_maps::{PathMtu, PeerRule, RemoteRange, UplinkRule};
 
 use crate::attach::{Attacher, Direction};

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use ebpf_common::SCHEMA_VERSION;
@@ -108,13 +108,21 @@ fn parse_link(path: PathBuf) -> Option<LinkPin> {
 /// The nearest ancestor that exists must be on a bpffs: below it, directories can be made.
 fn require_bpffs(dir: &Path) -> Result<(), BpfError> {
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
-    let stat = rustix::fs::statfs(existing).kernel(|| format!("statfs of {}", existing.display()))?;
-    // `f_type` is signed and of different widths on different machines.
-    if stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC {
+    if is_bpffs(existing).kernel(|| format!("statfs of {}", existing.display()))? {
         Ok(())
     } else {
         Err(BpfError::NotBpffs { path: dir.to_owned() })
     }
+}
+
+/// Whether a path is on a bpffs, whosever that is.
+///
+/// # Errors
+/// What the kernel says, if it is not there above all.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let stat = rustix::fs::statfs(path)?;
+    // `f_type` is signed and of different widths on different machines.
+    Ok(stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
 }
 
 #[cfg(test)]

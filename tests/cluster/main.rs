@@ -11,6 +11,7 @@ mod pods;
 mod site;
 
 mod bare;
+mod gone;
 mod pages;
 mod reach;
 mod reboot;

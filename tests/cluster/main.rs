@@ -12,6 +12,7 @@ mod site;
 
 mod bare;
 mod gone;
+mod leaks;
 mod pages;
 mod reach;
 mod reboot;

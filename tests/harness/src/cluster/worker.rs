@@ -303,7 +303,7 @@ impl Worker {
     fn await_containerd(&mut self) -> Result<()> {
         let deadline = Instant::now() + CONTAINERD_LIMIT;
         while let Err(error) = self.ctr(&["version"]) {
-            self.check()?;
+            self.program(CONTAINERD)?.check()?;
             if Instant::now() > deadline {
                 bail!("containerd of {} does not answer: {error:#}", self.name);
             }

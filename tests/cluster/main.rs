@@ -11,6 +11,8 @@ mod pods;
 mod site;
 
 mod bare;
+mod gone;
+mod leaks;
 mod pages;
 mod reach;
 mod reboot;

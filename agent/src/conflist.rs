@@ -12,7 +12,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::CniConfig;
+use crate::config::{AddressSource, CniConfig};
 use crate::files::{self, Placed};
 use crate::node::Node;
 use crate::pods::Pods;
@@ -32,7 +32,11 @@ pub async fn follow<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
     let pods = Pods::new(node);
     let mut told = None;
     loop {
-        let pause = match pods.status() {
+        let status = match cni.addresses {
+            AddressSource::Pools => pods.status(),
+            AddressSource::NodeRanges => pods.status_delegated(),
+        };
+        let pause = match status {
             Ok(()) if write(&cni) => return,
             Ok(()) => RETRY_INTERVAL,
             Err(error) => {

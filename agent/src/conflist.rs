@@ -23,7 +23,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::CniConfig;
+use crate::config::{AddressSource, CniConfig};
 use crate::files::{self, Placed};
 use crate::node::Node;
 use crate::pods::Pods;
@@ -44,7 +44,11 @@ pub async fn follow<S: Store>(node: Arc<Node<S>>, stop: CancellationToken) {
     let pods = Pods::new(node);
     let mut told = None;
     loop {
-        let pause = match pods.status() {
+        let status = match cni.addresses {
+            AddressSource::Pools => pods.status(),
+            AddressSource::NodeRanges => pods.status_delegated(),
+        };
+        let pause = match status {
             Ok(()) if write(&cni, &state_dir) => return,
             Ok(()) => RETRY_INTERVAL,
             Err(error) => {
@@ -105,7 +109,11 @@ mod tests {
         let (state_dir, lists) = (dir.path().join("run"), dir.path().join("net.d"));
         fs::create_dir(&state_dir).unwrap();
         fs::create_dir(&lists).unwrap();
-        let mut cni = CniConfig { conflist_path: lists.join("1.conflist"), conflist: "one".into() };
+        let mut cni = CniConfig {
+            conflist_path: lists.join("1.conflist"),
+            conflist: "one".into(),
+            addresses: AddressSource::Pools,
+        };
         let read = |cni: &CniConfig| fs::read_to_string(&cni.conflist_path).unwrap();
         // As releases before this one have left it.
         fs::write(&cni.conflist_path, "one").unwrap();

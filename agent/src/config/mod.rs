@@ -19,7 +19,7 @@ pub use dataplane::EncapBackend;
 use dataplane::AttachMode;
 use model::{Cidr, Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
-pub use cni_settings::CniConfig;
+pub use cni_settings::{AddressSource, CniConfig};
 pub use commands::{CleanupArgs, Command, InstallArgs, Probe};
 pub use ipam_settings::of_cluster as settings_of_cluster;
 use raw::{Raw, Spanned};

@@ -37,6 +37,8 @@ pub enum Request {
     /// CNI STATUS: answered with [`Reply::Done`] or an error of code [`ErrorCode::NotReady`] or
     /// [`ErrorCode::NotReadyLimited`].
     CniStatus,
+    /// CNI STATUS where another IPAM plugin gives addresses from the node's own ranges; answered in the same way.
+    CniStatusDelegated,
     /// Create or change objects, all or none.
     Apply(ApplyRequest),
     /// Read objects.

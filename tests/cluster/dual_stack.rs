@@ -21,8 +21,7 @@ const SIX_POOLS: &str = "cni.projectcalico.org/ipv6pools";
 const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
 const FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
 
-/// What says a node's IPv6 address where its kubelet does not; and the node of the lab where that is so.
-const NODE_ADDRESS: &str = "poolward.io/ipv6-address";
+/// The node of the lab whose kubelet does not tell its IPv6 address: its blocks do.
 const NODE_WITHOUT: u8 = 2;
 
 /// What a person writes at a reservation, so that only who names an address gets it.
@@ -235,7 +234,7 @@ fn pods_of_both_families_reach_each_other_on_every_node_and_are_seen_outside_as_
     assert_eq!(of_kept, [KEPT_FOUR, KEPT_SIX]);
 
     let told = tell_the_routers(&site);
-    knows_the_node_that_its_kubelet_does_not_tell(&site);
+    tells_its_address_itself(&site);
     reach_each_other(&site, &pods);
     seen_outside(&site, &pods);
     claims_an_address_of_another(&site, by_name("on-1"), by_name("on-3"));
@@ -246,22 +245,23 @@ fn pods_of_both_families_reach_each_other_on_every_node_and_are_seen_outside_as_
     site.kubectl().run(&["delete", "ipreservation", "both-kept"]).unwrap();
     delete_pools(&site, &names);
     forget_at_the_routers(&site, &told);
-    annotate(&site, &format!("{NODE_ADDRESS}-"));
     site.assert_consistent();
 }
 
-fn annotate(site: &Site, what: &str) {
-    site.kubectl().run(&["annotate", "node", &format!("node-{NODE_WITHOUT}"), "--overwrite", what]).unwrap();
-}
-
-/// The other nodes say that they have no way to it, until somebody says where it is.
-fn knows_the_node_that_its_kubelet_does_not_tell(site: &Site) {
+/// The blocks of a node that its kubelet half knows say where it is, and only those.
+fn tells_its_address_itself(site: &Site) {
     let node = &site.cluster.fabric.nodes[usize::from(NODE_WITHOUT) - 1];
-    let status = || site.cluster.worker(1).unwrap().poolwardctl(&["status"]).unwrap();
-    let missing = |status: &str| status.contains(&node.name) && status.contains("has no IPv6 address");
-    wait_until("the missing address is told", || missing(&status()));
-    annotate(site, &format!("{NODE_ADDRESS}={}", node.ipv6));
-    wait_until("the address is known", || !missing(&status()));
+    let object = site.kubectl().json(&["get", "node", &node.name]).unwrap();
+    assert!(!object["status"]["addresses"].to_string().contains(&node.ipv6.to_string()), "{object}");
+    let blocks = site.kubectl().json(&["get", "ipblocks"]).unwrap();
+    let mut told = BTreeSet::new();
+    for block in blocks["items"].as_array().unwrap() {
+        let says = &block["metadata"]["annotations"]["poolward.io/node-ipv6-address"];
+        if let Some(address) = says.as_str() {
+            told.insert((block["spec"]["node"].as_str().unwrap().to_owned(), address.to_owned()));
+        }
+    }
+    assert_eq!(told, BTreeSet::from([(node.name.clone(), node.ipv6.to_string())]));
 }
 
 /// By both families, in small packets, large ones, and in more than one packet can hold.

@@ -11,6 +11,7 @@ mod pods;
 mod site;
 
 mod bare;
+mod dual_stack;
 mod gone;
 mod leaks;
 mod pages;

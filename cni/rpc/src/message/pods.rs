@@ -60,9 +60,12 @@ pub struct AddDelegatedRequest {
 pub struct IpamAddRequest {
     /// Everything else.
     pub add: AddRequest,
-    /// Addresses get the prefix length of their pool: all of it is on the link. Otherwise that of a single host.
+    /// Addresses get the prefix length of what is on the link. Otherwise that of a single host.
     pub on_link: bool,
-    /// Next hops of default routes, at most one of each family; absent: the second address of each pool.
+    /// What is on the link, at most one range of each family, as text; of a family without one it is the pool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<String>,
+    /// Next hops of default routes, at most one of each family; absent: the second address on each link.
     #[serde(default)]
     pub gateways: Option<Vec<IpAddr>>,
 }

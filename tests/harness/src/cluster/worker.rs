@@ -21,6 +21,9 @@ const CONTAINERD: &str = "containerd";
 /// How long containerd may take until it answers.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(30);
 
+/// The node whose kubelet reports its IPv4 address alone; the others' report both.
+const IPV4_ONLY: u8 = 2;
+
 /// Debian's plugins that a node's runtime may call.
 const PLUGINS: [&str; 7] = ["bandwidth", "bridge", "host-local", "loopback", "macvlan", "portmap", "ptp"];
 const PLUGINS_DIR: &str = "/usr/lib/cni";
@@ -48,7 +51,9 @@ pub struct Worker {
     pub machine: Machine,
     kubernetes: Kubernetes,
     images: PathBuf,
-    address: String,
+    /// What its kubelet is told of its addresses.
+    addresses: String,
+    both_families: bool,
 }
 
 /// Who the programs of a node are: kubeconfigs with everything in them, since the control plane's files may be where the
@@ -100,6 +105,8 @@ impl Worker {
         let machine = Machine::boot(&node.name, node.netns.name(), dir, group)?;
         node.netns.set_sysctl("ipv4/ip_forward", "1")?;
         node.netns.set_sysctl("ipv6/conf/all/forwarding", "1")?;
+        // As in many a cluster: one kubelet knows one address of its node.
+        let both_families = node.number != IPV4_ONLY;
         let mut worker = Self {
             name: node.name.clone(),
             number: node.number,
@@ -107,7 +114,12 @@ impl Worker {
             machine,
             kubernetes: Kubernetes::find()?,
             images: images.to_owned(),
-            address: node.ipv4.to_string(),
+            addresses: if both_families {
+                format!("{},{}", node.ipv4, node.ipv6)
+            } else {
+                node.ipv4.to_string()
+            },
+            both_families,
         };
         identities.write(worker.machine.dir())?;
         worker.write_configuration()?;
@@ -317,7 +329,9 @@ impl Worker {
             format!("--config={}", self.file("kubelet.yaml")),
             format!("--kubeconfig={}", self.file("kubelet.kubeconfig")),
             format!("--hostname-override={}", self.name),
-            format!("--node-ip={}", self.address),
+            format!("--node-ip={}", self.addresses),
+            // Of this release a kubelet reports two addresses only if asked for both families.
+            format!("--feature-gates=IPv6DualStack={}", self.both_families),
             "--container-runtime=remote".to_owned(),
             "--container-runtime-endpoint=unix:///run/containerd/containerd.sock".to_owned(),
             "--root-dir=/var/lib/kubelet".to_owned(),

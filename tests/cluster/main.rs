@@ -7,13 +7,16 @@
 
 extern crate poolward_harness as harness;
 
+mod desk;
 mod pods;
 mod site;
 
 mod bare;
+mod installation;
 mod pages;
 mod reach;
 mod reboot;
 mod selection;
 mod services;
 mod upgrade;
+mod walkthrough;

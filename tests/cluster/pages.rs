@@ -1,37 +1,15 @@
 //! The pages for operators, command by command as they are published.
 
-use std::ffi::{OsStr, OsString};
-use std::path::Path;
-use std::time::Duration;
-
-use harness::{Binaries, Kubernetes, Page};
-
-use crate::site::site;
-
-/// How long a page may take on a machine that is busy with much else: some seconds each, else.
-const LIMIT: Duration = Duration::from_secs(240);
+use crate::desk::run_page;
+use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, site};
 
 /// Runs the commands of a page, which leaves the cluster as it was.
 fn check(name: &str) {
     let site = site();
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let page = Page::read(&root.join("docs/operate").join(name)).unwrap();
-    let kubectl = site.kubectl();
-    let programs = [
-        Kubernetes::find().unwrap().program("kubectl").parent().unwrap().to_owned(),
-        Binaries::find().unwrap().ctl.parent().unwrap().to_owned(),
-    ];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path: OsString =
-        std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&path))).unwrap();
-    let env: [(&str, &OsStr); 2] = [("KUBECONFIG", kubectl.kubeconfig().as_os_str()), ("PATH", &path)];
-    let said = page.run(root, &env, Some(site.cluster.management.netns()), LIMIT).unwrap();
+    let said = run_page(&site.cluster, name, &[]);
     // Shown if what follows fails.
     println!("{said}");
-    let pools = kubectl.run(&["get", "ippools", "-o", "name"]).unwrap();
-    let left: Vec<&str> =
-        pools.lines().filter(|name| !name.ends_with("/default") && !name.ends_with("/external")).collect();
-    assert_eq!(left, [""; 0], "the page {name} left pools behind");
+    site.assert_pools(&[DEFAULT_POOL, EXTERNAL_POOL]);
     site.assert_consistent();
 }
 

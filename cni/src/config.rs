@@ -59,6 +59,8 @@ pub(crate) struct IpamOptions {
     pub(crate) network: NetworkOptions,
     /// `ipam.prefix` is `pool`, or not there: the whole pool is on the link.
     pub(crate) on_link: bool,
+    /// `ipam.subnets`, as they are: what is on the link where a pool is but a part of it.
+    pub(crate) subnets: Vec<String>,
     /// `ipam.gateways`: at most one of each family.
     pub(crate) gateways: Option<Vec<IpAddr>>,
     /// `ipam.routes`, as they are: instead of default routes by the gateways.
@@ -220,7 +222,7 @@ impl Config {
         {
             return Err(unsupported("ipam.type", &kind.into()).detail("this plugin is \"poolward-ipam\""));
         }
-        let keys = [&CHOICE_KEYS[..], &["prefix", "gateways", "routes"]].concat();
+        let keys = [&CHOICE_KEYS[..], &["prefix", "subnets", "gateways", "routes"]].concat();
         refuse_other_keys(&ipam, &keys)?;
         let mut options = IpamOptions::default();
         choose(&ipam, &mut options.network)?;
@@ -229,6 +231,10 @@ impl Config {
             "pool" => true,
             other => return Err(invalid(&format!("ipam.prefix: {}: expected host or pool", quote(other)))),
         };
+        options.subnets = ipam.strings("subnets")?.unwrap_or_default();
+        if !options.on_link && !options.subnets.is_empty() {
+            return Err(invalid("ipam.subnets: with \"prefix\": \"host\" nothing is on the link"));
+        }
         let texts = ipam.strings("gateways")?;
         let mut gateways: Vec<IpAddr> = Vec::new();
         for text in texts.iter().flatten() {
@@ -389,11 +395,12 @@ mod tests {
             |ipam: Value| config(&json!({"type": "ptp", "mtu": 9, "ipam": ipam})).unwrap().ipam_options();
         let plain = options(json!({"type": "poolward-ipam"})).unwrap();
         assert!(plain.on_link && plain.gateways.is_none() && plain.routes.is_none());
-        let all = json!({"ipv4_pools": ["a"], "prefix": "pool", "gateways": ["10.0.0.1", "fd00::1"],
+        let all = json!({"ipv4_pools": ["a"], "prefix": "pool", "subnets": ["10.0.0.0/8"], "gateways": ["10.0.0.1", "fd00::1"],
             "routes": [{"dst": "192.0.2.0/24"}]});
         let found = options(all).unwrap();
         assert_eq!(found.network.ipv4_pools, Some(vec!["a".to_owned()]));
         assert_eq!(found.gateways.map(|gateways| gateways.len()), Some(2));
+        assert_eq!(found.subnets, ["10.0.0.0/8"]);
         assert_eq!(found.routes, Some(json!([{"dst": "192.0.2.0/24"}])));
         assert_eq!(options(json!({"gateways": []})).unwrap().gateways, Some(Vec::new()));
         assert!(!options(json!({"prefix": "host"})).unwrap().on_link);
@@ -412,6 +419,11 @@ mod tests {
             json!({"prefix": "host", "gateways": ["10.0.0.1"]}),
             Code::InvalidConfig,
             ": ipam.gateways: with \"prefix\": \"host\" no gateway is on the link",
+        );
+        refused(
+            json!({"prefix": "host", "subnets": ["10.0.0.0/8"]}),
+            Code::InvalidConfig,
+            ": ipam.subnets: with \"prefix\": \"host\" nothing is on the link",
         );
         let missing = config(&json!({"type": "ptp"})).unwrap().ipam_options();
         check(

@@ -12,7 +12,10 @@ mod pods;
 mod site;
 
 mod bare;
+mod dual_stack;
+mod gone;
 mod installation;
+mod leaks;
 mod pages;
 mod reach;
 mod reboot;

@@ -1,12 +1,27 @@
 //! The pages for operators, command by command as they are published.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use crate::desk::run_page;
-use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, site};
+use crate::dual_stack::{forget_at_the_routers, tell_the_routers};
+use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, Site, site};
 
 /// Runs the commands of a page, which leaves the cluster as it was.
 fn check(name: &str) {
+    check_beside(name, |_, _| ());
+}
+
+/// The same, while somebody else does what no command of the page does; until its second argument says that the page is done.
+fn check_beside(name: &str, beside: impl FnOnce(&Site, &dyn Fn() -> bool) + Send) {
     let site = site();
-    let said = run_page(&site.cluster, name, &[]);
+    let said = std::thread::scope(|scope| {
+        let shown: &Site = &site;
+        let page = scope.spawn(|| run_page(&shown.cluster, name, &[]));
+        beside(shown, &|| page.is_finished());
+        page.join()
+    });
+    let said = said.unwrap();
     // Shown if what follows fails.
     println!("{said}");
     site.assert_pools(&[DEFAULT_POOL, EXTERNAL_POOL]);
@@ -35,7 +50,15 @@ fn moving_to_another_pool_and_block_size() {
 
 #[test]
 fn both_families() {
-    check("dual-stack.md");
+    check_beside("dual-stack.md", |site, is_done| {
+        // What operators of routers do.
+        let mut told = BTreeSet::new();
+        while !is_done() {
+            told.extend(tell_the_routers(site));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        forget_at_the_routers(site, &told);
+    });
 }
 
 #[test]

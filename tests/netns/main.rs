@@ -24,6 +24,7 @@ mod cni_gc_status;
 mod crash;
 mod journal;
 mod leaks;
+mod macvlan;
 mod node_life;
 mod other_plugins;
 mod pools;

@@ -16,14 +16,14 @@ use crate::site::{Node, Pod, Site, addresses_of, wait_until};
 const DEBIANS: &str = "/usr/lib/cni";
 
 /// A directory with our plugin under both its names and Debian's beside it, as a node has it.
-fn plugin_dir(site: &Site) -> PathBuf {
+pub(crate) fn plugin_dir(site: &Site) -> PathBuf {
     let dir = site.files.dir().join("cni-bin");
     std::fs::create_dir(&dir).unwrap();
     let ours = Binaries::find().unwrap().plugin;
     for name in ["poolward", "poolward-ipam"] {
         symlink(ours.canonicalize().unwrap(), dir.join(name)).unwrap();
     }
-    for name in ["ptp", "bridge", "host-local"] {
+    for name in ["ptp", "bridge", "macvlan", "host-local"] {
         let path = Path::new(DEBIANS).join(name);
         assert!(path.is_file(), "{} is missing: apt-get install containernetworking-plugins", path.display());
         symlink(path, dir.join(name)).unwrap();
@@ -31,7 +31,7 @@ fn plugin_dir(site: &Site) -> PathBuf {
     dir
 }
 
-fn plugin<'n>(node: &Node<'n>, dir: &Path, kind: &str, extra: &Value) -> Cni<'n> {
+pub(crate) fn plugin<'n>(node: &Node<'n>, dir: &Path, kind: &str, extra: &Value) -> Cni<'n> {
     let mut config = json!({
         "cniVersion": "1.0.0",
         "name": "others",
@@ -44,11 +44,11 @@ fn plugin<'n>(node: &Node<'n>, dir: &Path, kind: &str, extra: &Value) -> Cni<'n>
     Cni::new(&dir.join(kind), node.netns(), config)
 }
 
-fn add(cni: &Cni<'_>, pod: &mut Pod) {
+pub(crate) fn add(cni: &Cni<'_>, pod: &mut Pod) {
     pod.result = cni.add(&pod.attachment).unwrap().ok().unwrap();
 }
 
-fn holders(node: &Node<'_>) -> usize {
+pub(crate) fn holders(node: &Node<'_>) -> usize {
     node.ctl().json(&["ipam", "show"]).unwrap()["addresses"].as_array().unwrap().len()
 }
 
@@ -167,6 +167,21 @@ fn a_bridge_has_a_whole_pool_on_its_link_if_its_special_addresses_are_kept() {
         // While the blackhole is there the kernel refuses to send at all.
         harness::udp_echo(node.netns(), to, b"x", Duration::from_millis(300)).is_ok_and(|echo| echo.is_some())
     });
+    // A part of what is on the link: its own special addresses are none of the pool's.
+    node.apply(&[pool("part", "10.69.1.128/28", "blockSize: 29")]);
+    let ipam = json!({"type": "poolward-ipam", "ipv4_pools": ["part"], "subnets": ["10.69.1.0/24"]});
+    let second = plugin(&node, &dir, "bridge", &json!({"bridge": "br-part", "ipam": ipam}));
+    let mut c = Pod::container("c");
+    add(&second, &mut c);
+    assert!(c.result["ips"][0]["address"].as_str().unwrap().ends_with("/24"), "{}", c.result);
+    assert_eq!(c.result["ips"][0]["gateway"], "10.69.1.1");
+    node.netns().ip("address add 10.69.1.1/24 dev br-part").unwrap();
+    let _echo_c = EchoServer::start(&c.netns, [7701]).unwrap();
+    wait_until(Duration::from_secs(3), "the node reaches it by the link's route", || {
+        let to = (c.address(), 7701).into();
+        harness::udp_echo(node.netns(), to, b"x", Duration::from_millis(300)).is_ok_and(|echo| echo.is_some())
+    });
+    second.del(&c.attachment).unwrap().ok().unwrap();
     for pod in [&a, &b] {
         bridge.del(&pod.attachment).unwrap().ok().unwrap();
     }

@@ -1,5 +1,6 @@
 //! Every pod reaches every other, every node, and is reached by every node: in every mode, on both underlays.
 
+use harness::lab::NODE_UPLINK;
 use harness::{Leak, Underlay};
 
 use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
@@ -140,6 +141,35 @@ fn ipv6_pods_reach_each_other_without_encapsulation() {
             }
         }
     }
+}
+
+#[test]
+fn a_node_whose_object_tells_no_ipv6_address_is_reached_as_soon_as_it_has_one() {
+    let site = Site::new(Underlay::Lan, 2);
+    site.apply_pools(&[("pods-six", "2001:db8:244::/112", "blockSize: 122")]);
+    let nodes: Vec<Node<'_>> = (1..=2)
+        .map(|number| {
+            let at = site.at(number);
+            // As a kubelet that was told one address.
+            site.control_plane(|it| it.create_node(&at.name, &[at.ipv4.into()]).unwrap());
+            if number == 2 {
+                at.netns.ip(&format!("addr del {}/64 dev {NODE_UPLINK}", at.ipv6)).unwrap();
+            }
+            site.start_registered(number, "")
+        })
+        .collect();
+    let pods: Vec<Pod<'_>> = nodes.iter().map(|node| node.add(&["pods-six"])).collect();
+    let told = || nodes[0].status()["warnings"].to_string();
+    wait_until(SOON, "the first node says that it has no route", || {
+        told().contains("node-2: the node has no IPv6 address")
+    });
+    assert!(!pings(&pods[0].netns, pods[1].address()), "by which way?");
+    // Not the one that the fabric once gave it.
+    nodes[1].netns().ip(&format!("addr add 2001:db8:1::77/64 dev {NODE_UPLINK} nodad")).unwrap();
+    for (from, to) in [(&pods[0], &pods[1]), (&pods[1], &pods[0])] {
+        wait_until(SOON, &routes(&nodes[0]), || pings(&from.netns, to.address()));
+    }
+    wait_until(SOON, "nothing is missing", || !told().contains("IPv6"));
 }
 
 #[test]

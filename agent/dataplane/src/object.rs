@@ -67,6 +67,8 @@ pub(crate) struct LinkAddress {
     pub(crate) prefix_len: u8,
     /// Whether it bears our label.
     pub(crate) ours: bool,
+    /// Whether it may be told to others: neither temporary nor on trial nor on its way out.
+    pub(crate) lasting: bool,
 }
 
 /// What a nexthop object says.

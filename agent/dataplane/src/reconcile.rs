@@ -5,7 +5,7 @@
 //! wanted: it starts no process and reads no map, so that it may follow every event at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::PoisonError;
 
 use model::Cidr;
@@ -15,7 +15,7 @@ use crate::Dataplane;
 use crate::desired::{DesiredState, Peer};
 use crate::interpreter::{self, Lost};
 use crate::kernel::{ErrorKind, KernelError, RouteTable};
-use crate::object::{Link, Route, RouteTarget, Sysctl};
+use crate::object::{Link, LinkAddress, Route, RouteTarget, Sysctl};
 use crate::op::{Op, Thing};
 use crate::plan::{self, Actual, Constants, Ground, Plan};
 use crate::report::{DataplaneError, Report, Uplink, UplinkSource};
@@ -46,6 +46,17 @@ impl Dataplane {
             None => self.kernel.fetch_table(self.settings.route_protocol)?.defaults,
         };
         Ok(decide_uplink(self.settings.uplink.as_deref(), &links, defaults))
+    }
+
+    /// The IPv6 address by which others reach this node: of its uplink, one that lasts.
+    ///
+    /// # Errors
+    /// Interfaces, routes or addresses cannot be read.
+    pub fn underlay_ipv6(&self) -> Result<Option<Ipv6Addr>, DataplaneError> {
+        let (uplink, links) = (self.uplink()?, self.kernel.fetch_links()?);
+        let uplink = links.iter().find(|link| Some(&link.ifname) == uplink.ifname.as_ref());
+        let Some(uplink) = uplink else { return Ok(None) };
+        Ok(decide_ipv6(uplink.ifindex, &self.kernel.fetch_addresses()?))
     }
 
     /// Reads everything, compares, and brings about the difference. Runs beside wirings and unwirings, and waits for
@@ -209,6 +220,19 @@ fn remember(desired: &DesiredState, lost: Lost, wanted: BTreeSet<Route>) -> Reme
     Remembered { desired, lost, wanted }
 }
 
+/// Of an interface's addresses one that others can reach and that does not move: those without a subnet, which may be a
+/// service's that wanders between nodes, only if there is no other; the lowest, so that it stays the same.
+fn decide_ipv6(ifindex: u32, addresses: &[LinkAddress]) -> Option<Ipv6Addr> {
+    let of_uplink = addresses.iter().filter(|found| found.ifindex == ifindex && found.lasting && !found.ours);
+    let usable = of_uplink.filter_map(|found| match found.address {
+        IpAddr::V6(address) if !address.is_unicast_link_local() && !address.is_loopback() => {
+            Some((found.prefix_len == 128, address))
+        }
+        _ => None,
+    });
+    usable.min().map(|(_, address)| address)
+}
+
 /// The configured interface, or that of the best of these default routes.
 fn decide_uplink(configured: Option<&str>, links: &[Link], mut defaults: Vec<Route>) -> Uplink {
     defaults.sort_by_key(|route| (route.destination, route.metric));
@@ -232,5 +256,35 @@ fn decide_uplink(configured: Option<&str>, links: &[Link], mut defaults: Vec<Rou
     match link {
         Some(link) => Uplink { ifname: Some(link.ifname.clone()), mtu_bytes: link.mtu_bytes, source },
         None => Uplink { ifname: None, mtu_bytes: DEFAULT_MTU_BYTES, source: UplinkSource::None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_uplinks_ipv6_addresses_the_one_that_stays_is_told() {
+        let check = |addresses: &[(u32, &str, u8, bool)], expected: Option<&str>| {
+            let found = |(ifindex, address, prefix_len, lasting): &(u32, &str, u8, bool)| LinkAddress {
+                ifindex: *ifindex,
+                address: address.parse().unwrap(),
+                prefix_len: *prefix_len,
+                ours: false,
+                lasting: *lasting,
+            };
+            let addresses: Vec<LinkAddress> = addresses.iter().map(found).collect();
+            assert_eq!(
+                decide_ipv6(2, &addresses),
+                expected.map(|text| text.parse().unwrap()),
+                "{addresses:?}"
+            );
+        };
+        check(&[], None);
+        check(&[(2, "192.0.2.1", 24, true), (2, "fe80::1", 64, true), (3, "2001:db8::3", 64, true)], None);
+        check(&[(2, "2001:db8::9", 64, true), (2, "2001:db8::8", 64, false)], Some("2001:db8::9"));
+        check(&[(2, "2001:db8::9", 64, true), (2, "2001:db8::8", 64, true)], Some("2001:db8::8"));
+        check(&[(2, "2001:db8::1", 128, true), (2, "2001:db8::8", 64, true)], Some("2001:db8::8"));
+        check(&[(2, "2001:db8::1", 128, true)], Some("2001:db8::1"));
     }
 }

@@ -10,7 +10,7 @@ use super::{ConfigError, Key};
 /// What the runtime is told, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniConfig {
-    /// The file, which is written once pods can get addresses.
+    /// Where the runtime looks: a link to a file of this name in the state directory, once pods can get addresses.
     pub conflist_path: PathBuf,
     /// What it holds.
     pub conflist: String,

@@ -173,7 +173,8 @@ impl<S: Store> Node<S> {
         let before_object = before.map(|before| &before.value);
         let made = match (write, before) {
             (Write::Create(object), _) => {
-                self.store.create(store::block_resource(object, None)).await.map(|made| made.revision)
+                let object = self.signed(store::block_resource(object, None), &object.owner).await;
+                self.store.create(object).await.map(|made| made.revision)
             }
             (Write::Swap { object, .. }, Some(before)) => {
                 let object = store::block_resource(object, before_object);

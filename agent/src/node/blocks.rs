@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+use std::net::Ipv6Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipam::protocol::{BlockObject, Loan, LoanState, NodeId, Nonce, ObjectRevision, Seen};
-use model::{Cidr, PoolName};
+use model::{Cidr, Family, PoolName};
 use store::resource::IpBlock;
 use store::{Revision, Versioned};
 use tracing::warn;
@@ -26,6 +27,7 @@ struct Inner {
     rows: BTreeMap<Cidr, Row>,
     nodes: Places<NodeId>,
     pools: Places<(PoolName, String)>,
+    ipv6s: Places<Option<Ipv6Addr>>,
     changed: BTreeSet<Cidr>,
 }
 
@@ -37,6 +39,8 @@ struct Row {
     nonce: Nonce,
     revision: Revision,
     deleted: bool,
+    /// Place of what the owner says of its own address.
+    ipv6: u32,
     loans: Option<Box<[Loan]>>,
 }
 
@@ -46,6 +50,7 @@ pub struct Told {
     object: BlockObject,
     revision: Revision,
     deleted: bool,
+    ipv6: Option<Ipv6Addr>,
 }
 
 /// A range that a node serves: its block, or an address lent to it.
@@ -68,6 +73,8 @@ pub struct Ranges {
     pub nodes: Vec<NodeId>,
     /// Pools and their UIDs, by place.
     pub pools: Vec<(PoolName, String)>,
+    /// IPv6 addresses of owners, as they say themselves, by place of the node.
+    pub ipv6: BTreeMap<u32, Ipv6Addr>,
 }
 
 /// Values that are kept once.
@@ -101,13 +108,14 @@ impl<T: Clone + Eq + Hash> Places<T> {
 
 impl Inner {
     fn insert(&mut self, told: Told) {
-        let Told { object, revision, deleted } = told;
+        let Told { object, revision, deleted, ipv6 } = told;
         let row = Row {
             owner: self.nodes.of(&object.owner),
             pool: self.pools.of(&(object.pool, object.pool_uid)),
             nonce: object.nonce,
             revision,
             deleted,
+            ipv6: self.ipv6s.of(&ipv6),
             loans: Some(object.loans.into_boxed_slice()).filter(|loans| !loans.is_empty()),
         };
         if self.rows.get(&object.cidr) != Some(&row) {
@@ -180,6 +188,25 @@ impl BlockTable {
         self.lock().rows.iter().filter(|(_, row)| row.deleted).map(|(cidr, _)| *cidr).collect()
     }
 
+    /// Whether a node has any block of IPv6.
+    #[must_use]
+    pub fn serves_ipv6(&self, owner: &NodeId) -> bool {
+        let inner = self.lock();
+        let Some(place) = inner.nodes.by_value.get(owner) else { return false };
+        inner.rows.iter().any(|(cidr, row)| row.owner == *place && cidr.family() == Family::V6)
+    }
+
+    /// Own blocks of IPv6 that say another address of their owner than this one, or none.
+    #[must_use]
+    pub fn telling_otherwise(&self, owner: &NodeId, ipv6: Ipv6Addr) -> Vec<Cidr> {
+        let inner = self.lock();
+        let tells_otherwise = |row: &Row| {
+            inner.nodes.at(row.owner) == Some(owner) && inner.ipv6s.at(row.ipv6) != Some(&Some(ipv6))
+        };
+        let of_ipv6 = inner.rows.iter().filter(|(cidr, _)| cidr.family() == Family::V6);
+        of_ipv6.filter(|(_, row)| tells_otherwise(row)).map(|(cidr, _)| *cidr).collect()
+    }
+
     /// How many blocks there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -196,9 +223,16 @@ impl BlockTable {
     #[must_use]
     pub fn ranges(&self) -> Ranges {
         let mut inner = self.lock();
-        let Inner { rows, nodes, pools, .. } = &mut *inner;
+        let Inner { rows, nodes, pools, ipv6s, .. } = &mut *inner;
         let mut served = Vec::with_capacity(rows.len());
+        let mut ipv6: BTreeMap<u32, (Revision, Ipv6Addr)> = BTreeMap::new();
         for (cidr, row) in rows.iter() {
+            if let Some(Some(told)) = ipv6s.at(row.ipv6)
+                && ipv6.get(&row.owner).is_none_or(|(revision, _)| *revision < row.revision)
+            {
+                // Of two words of one node the later counts.
+                ipv6.insert(row.owner, (row.revision, *told));
+            }
             served.push(Served { cidr: *cidr, node: row.owner, pool: row.pool });
             for loan in row.loans.as_deref().unwrap_or_default() {
                 if let LoanState::Granted { address } = loan.state {
@@ -207,7 +241,8 @@ impl BlockTable {
                 }
             }
         }
-        Ranges { served, nodes: nodes.values.clone(), pools: pools.values.clone() }
+        let ipv6 = ipv6.into_iter().map(|(node, (_, told))| (node, told)).collect();
+        Ranges { served, nodes: nodes.values.clone(), pools: pools.values.clone(), ipv6 }
     }
 }
 
@@ -219,6 +254,7 @@ impl Keep<IpBlock> for BlockTable {
             Ok(read) => Some(Told {
                 object: read,
                 revision: object.revision,
+                ipv6: store::told_ipv6(&object.value),
                 deleted: object.value.metadata.is_being_deleted(),
             }),
             Err(error) => {

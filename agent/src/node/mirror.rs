@@ -25,6 +25,13 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// And at most: an API server that comes back is not to be run over by all nodes at once, nor waited for much longer.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
+/// What each node of the cluster adds to the time within which all of them read a kind anew: what expires one watch, a
+/// restart of the API server or of its cache, expires everybody's.
+const SPREAD_A_NODE: Duration = Duration::from_millis(2);
+
+/// And at most.
+const MAX_SPREAD: Duration = Duration::from_secs(20);
+
 /// How long a change that was made may take to be seen.
 const REACH_LIMIT: Duration = Duration::from_secs(10);
 
@@ -82,6 +89,23 @@ impl<R: Resource> Keep<R> for Whole<R> {
     fn remove(&self, (key, _): Self::Row) {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
+}
+
+/// How many nodes there are, as far as is known.
+pub type NodesCount = Arc<dyn Fn() -> usize + Send + Sync>;
+
+/// How long a node waits before it reads a kind anew: by chance, and in the mean the longer the more nodes there are.
+#[must_use]
+pub fn pause_before_relist(nodes_count: usize, random: u64) -> Duration {
+    let nodes_count = u32::try_from(nodes_count).unwrap_or(u32::MAX);
+    let spread = SPREAD_A_NODE.saturating_mul(nodes_count).clamp(RETRY_DELAY, MAX_SPREAD);
+    RETRY_DELAY / 2 + part_of(spread, random)
+}
+
+/// A part of a time, as a random number has it.
+pub(super) fn part_of(whole: Duration, random: u64) -> Duration {
+    let parts = 1 << 16;
+    whole * u32::try_from(random % u64::from(parts)).unwrap_or_default() / parts
 }
 
 /// The copy of one kind. Cheap to clone; all clones see the same.
@@ -163,9 +187,18 @@ impl<R: Resource, K: Keep<R>> Mirror<R, K> {
 
     /// Follows the kind on a task of its own until `stop` fires. `from`: where the last [`Mirror::relist`] ended; `None`
     /// if that is still to be done.
-    pub fn spawn<S: Store>(&self, store: &S, from: Option<Revision>, stop: &CancellationToken) {
+    pub fn spawn<S: Store>(
+        &self,
+        store: &S,
+        from: Option<Revision>,
+        nodes_count: &NodesCount,
+        stop: &CancellationToken,
+    ) {
         let (follower, store, stop) = (self.clone(), store.clone(), stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(follower.follow(store, from)).await });
+        let nodes_count = nodes_count.clone();
+        tokio::spawn(
+            async move { stop.run_until_cancelled(follower.follow(store, from, nodes_count)).await },
+        );
     }
 
     /// Tells of every change.
@@ -245,7 +278,7 @@ impl<R: Resource, K: Keep<R>> Mirror<R, K> {
         self.arrived.notify_waiters();
     }
 
-    async fn follow<S: Store>(self, store: S, mut from: Option<Revision>) {
+    async fn follow<S: Store>(self, store: S, mut from: Option<Revision>, nodes_count: NodesCount) {
         let mut delay = RETRY_DELAY;
         loop {
             if let Some(position) = &mut from {
@@ -253,7 +286,7 @@ impl<R: Resource, K: Keep<R>> Mirror<R, K> {
                     Ok(()) => debug!(kind = R::KIND, "the watch ended"),
                     Err(error) => debug!(kind = R::KIND, %error, "the watch broke; the kind is read anew"),
                 }
-                tokio::time::sleep(RETRY_DELAY).await;
+                tokio::time::sleep(pause_before_relist(nodes_count(), store.random())).await;
             }
             match self.relist(&store).await {
                 Ok(revision) => (from, delay) = (Some(revision), RETRY_DELAY),
@@ -264,7 +297,7 @@ impl<R: Resource, K: Keep<R>> Mirror<R, K> {
                         warn!(kind = R::KIND, %error, "the kind cannot be read");
                     }
                     from = None;
-                    tokio::time::sleep(delay).await;
+                    tokio::time::sleep(delay / 2 + part_of(delay, store.random())).await;
                     delay = (delay * 2).min(MAX_RETRY_DELAY);
                 }
             }
@@ -312,7 +345,8 @@ mod tests {
         store.create(namespace("before")).await.unwrap();
         let mirror = Mirror::<Namespace>::new(Whole::default());
         let from = mirror.relist(&store).await.unwrap();
-        mirror.spawn(&store, Some(from), &stop);
+        let alone: NodesCount = Arc::new(|| 1);
+        mirror.spawn(&store, Some(from), &alone, &stop);
         assert_eq!(mirror.read().len(), 1);
         let after = store.create(namespace("after")).await.unwrap();
         mirror.reached(after.revision).await;
@@ -322,6 +356,31 @@ mod tests {
         mirror.reached(gone).await;
         assert_eq!(mirror.get(&key), None);
         stop.cancel();
+    }
+
+    #[test]
+    fn many_nodes_read_anew_at_different_times_and_few_do_not_wait() {
+        let check = |nodes_count: usize, earliest_ms: u64, latest_ms: u64| {
+            // Numbers as far apart as those of different nodes are.
+            let random = |node: usize| (node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+            let mut pauses: Vec<Duration> =
+                (0..nodes_count).map(|node| pause_before_relist(nodes_count, random(node))).collect();
+            pauses.sort();
+            let (first, last) = (pauses[0], pauses[pauses.len() - 1]);
+            assert!(first >= Duration::from_millis(earliest_ms), "{nodes_count} nodes: {first:?}");
+            assert!(last <= Duration::from_millis(latest_ms), "{nodes_count} nodes: {last:?}");
+            // No tenth of the time has more than its share, twice over.
+            let tenth = (last - first) / 10;
+            let most = (0..10_u32).map(|part| {
+                let (from, to) = (first + tenth * part, first + tenth * (part + 1));
+                pauses.iter().filter(|pause| (from..to).contains(*pause)).count()
+            });
+            assert!(nodes_count < 100 || most.max() <= Some(nodes_count / 5), "{nodes_count} nodes");
+        };
+        check(3, 100, 300);
+        check(1000, 100, 2100);
+        check(5000, 100, 10_100);
+        check(50_000, 100, 20_100);
     }
 
     #[tokio::test]

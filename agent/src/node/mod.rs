@@ -1,6 +1,7 @@
 //! The node: what it knows (`world`), what it has given to whom (`ledger`), and how the kernel is kept in step.
 
 pub mod admission;
+mod announce;
 pub mod attend;
 pub mod blocks;
 pub mod conditions;

@@ -118,8 +118,14 @@ impl Keep<Node> for NodeTable {
                 return None;
             }
         };
-        let addresses: Vec<IpAddr> =
-            object.value.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let read = |address: &String| {
+            let read = address.parse();
+            if read.is_err() {
+                warn!(%name, address, "what is said to be an address of a node is none");
+            }
+            read.ok()
+        };
+        let addresses: Vec<IpAddr> = object.value.addresses.iter().filter_map(read).collect();
         // What is no range is nobody's.
         let pod_cidrs = object.value.pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
         let row = NodeRow {

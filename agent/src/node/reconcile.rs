@@ -30,6 +30,9 @@ const MIN_INTERVAL: Duration = Duration::from_millis(250);
 /// How soon a run that failed is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
+/// Nodes without a route that are named one by one: without an uplink it is all of them.
+const UNROUTED_NAMED_MAX: usize = 4;
+
 /// Runs comparisons, one at a time. One for each agent; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Reconciler {
@@ -74,6 +77,8 @@ pub struct Summary {
     pub last_planned_count: usize,
     /// What failed in the last one.
     pub last_errors: Vec<String>,
+    /// Nodes to whose ranges the last one found no way, and why.
+    pub unrouted: Vec<String>,
 }
 
 impl Reconciler {
@@ -136,6 +141,12 @@ impl Reconciler {
         for error in &errors {
             warn!(error, "the kernel is not as it should be");
         }
+        let unrouted = unrouted_texts(&report);
+        for text in &unrouted {
+            if !self.shared.summary.borrow().unrouted.contains(text) {
+                warn!("{text}");
+            }
+        }
         debug!(planned = report.planned.len(), errors = errors.len(), "compared");
         self.shared.summary.send_modify(|summary| {
             if summary.run_count == 0 {
@@ -144,6 +155,7 @@ impl Reconciler {
             summary.run_count += 1;
             summary.last_planned_count = report.planned.len();
             summary.last_errors.clone_from(&errors);
+            summary.unrouted = unrouted;
         });
         if let Some(ready) = report.ready_pools {
             self.shared.world.set_tagged(ready.iter().map(|pool| (pool.cidr, pool.tag)).collect());
@@ -272,6 +284,9 @@ impl Shared {
             underlay_ipv4 = underlay_ipv4.or(own);
         }
         own_blocks.retain(|block| !shared.contains(block));
+        let mut closed_ranges = closed_ranges(&view, self.reach.many_nodes);
+        // A pool that is on a link of another plugin's as a part of it is reached by that link's route, which is wider.
+        closed_ranges.retain(|range| is_closed_always(&view, range) || !is_shared(range));
         let desired = DesiredState {
             since,
             // Before the store was read once, what is not known here may be there all the same.
@@ -279,7 +294,7 @@ impl Shared {
             forward_ipv4: serves(Family::V4),
             forward_ipv6: serves(Family::V6),
             own_blocks: own_blocks.into_iter().collect(),
-            closed_ranges: closed_ranges(&view, self.reach.many_nodes),
+            closed_ranges,
             peers,
             remote_ranges,
             underlay_ipv4,
@@ -295,6 +310,20 @@ impl Shared {
     }
 }
 
+/// What is said of ranges without a route: a line for each node, and of a great many one that counts the rest.
+fn unrouted_texts(report: &Report) -> Vec<String> {
+    let line = |unrouted: &dataplane::Unrouted| {
+        let (count, node, reason) = (unrouted.ranges_count, &unrouted.node, &unrouted.reason);
+        format!("no route to {count} ranges of node {node}: {reason}")
+    };
+    let mut texts: Vec<String> = report.unrouted.iter().take(UNROUTED_NAMED_MAX).map(line).collect();
+    let more = report.unrouted.len().saturating_sub(UNROUTED_NAMED_MAX);
+    if more > 0 {
+        texts.push(format!("no route to ranges of {more} more nodes"));
+    }
+    texts
+}
+
 /// Ranges whose addresses are in a known block, or nowhere.
 ///
 /// 1. Where there is but this node: those of all pools.
@@ -307,4 +336,10 @@ fn closed_ranges(view: &View, many_nodes: bool) -> Vec<Cidr> {
         !many_nodes || entry.cidr.family() == Family::V4 && mode.may_encapsulate()
     };
     view.registry.entries().filter(is_closed).map(|entry| entry.cidr).collect()
+}
+
+/// Whether what is in no known block must not leave bare, whoever has addresses of the range.
+fn is_closed_always(view: &View, range: &Cidr) -> bool {
+    let pool = view.pools.by_address(range.network());
+    range.family() == Family::V4 && pool.is_none_or(|pool| pool.ipip_mode.may_encapsulate())
 }

@@ -1,8 +1,10 @@
 //! What the other nodes serve, as the kernel shall know it: pure, from rows of blocks and nodes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv6Addr;
 
 use dataplane::{Peer, RemoteRange};
+use ipam::protocol::NodeId;
 use ipam::{Pool, PoolTable};
 use model::{Cidr, Family, IpipMode, NodeName, PoolName};
 
@@ -17,7 +19,8 @@ use super::nodes::Known;
 /// 3. The pool says when packets are encapsulated. Of one that is not known, always: better none at all arrives than
 ///    one that shows a pod's address where it must not be seen.
 /// 4. Ranges of nodes without a Node object have no route.
-/// 5. A range that the cluster gave a node is that node's, where a pool covers it that hands out nothing itself.
+/// 5. A node's IPv6 address is its Node object's, or else the one that it says itself at its blocks.
+/// 6. A range that the cluster gave a node is that node's, where a pool covers it that hands out nothing itself.
 #[must_use]
 pub fn remote_of(
     ranges: &Ranges,
@@ -28,9 +31,16 @@ pub fn remote_of(
 ) -> (Vec<Peer>, Vec<RemoteRange>) {
     let mut peers = Vec::with_capacity(nodes.rows.len());
     let mut by_name: HashMap<&NodeName, u32> = HashMap::with_capacity(nodes.rows.len());
+    let told: BTreeMap<&NodeId, Ipv6Addr> = ranges
+        .ipv6
+        .iter()
+        .filter_map(|(place, ipv6)| Some((ranges.nodes.get(usize::try_from(*place).ok()?)?, *ipv6)))
+        .collect();
     for (name, row) in nodes.rows.iter().filter(|(name, _)| *name != me) {
         by_name.insert(name, u32::try_from(peers.len()).unwrap_or(u32::MAX));
-        peers.push(Peer { name: name.clone(), ipv4: row.ipv4, ipv6: row.ipv6, inner_ipv4: None });
+        let told = || told.get(&NodeId { name: name.clone(), uid: row.uid.clone() }).copied();
+        let ipv6 = row.ipv6.or_else(told);
+        peers.push(Peer { name: name.clone(), ipv4: row.ipv4, ipv6, inner_ipv4: None });
     }
     let peer_of: Vec<Option<u32>> =
         ranges.nodes.iter().map(|node| by_name.get(&node.name).copied()).collect();
@@ -79,7 +89,6 @@ pub fn delegated_pool<'a>(cidr: &Cidr, pools: &'a PoolTable) -> Option<&'a Pool>
 #[cfg(test)]
 mod tests {
     use ipam::PoolSpec;
-    use ipam::protocol::NodeId;
 
     use super::super::blocks::Served;
     use super::super::nodes::NodeRow;
@@ -125,6 +134,27 @@ mod tests {
     }
 
     #[test]
+    fn a_nodes_ipv6_address_is_its_objects_or_what_it_says_itself() {
+        let check = |of_object: Option<&str>, uid: &str, expected: Option<&str>| {
+            let parse = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+            let mut nodes = known(&[("a", "192.0.2.1"), ("me", "192.0.2.9")]);
+            nodes.rows.get_mut(&name("a")).unwrap().ipv6 = parse(of_object);
+            let ranges = Ranges {
+                nodes: vec![NodeId { name: name("a"), uid: uid.to_owned() }],
+                ipv6: BTreeMap::from([(0, "fd00::7".parse().unwrap())]),
+                ..Ranges::default()
+            };
+            let pools = PoolTable::new([]);
+            let (peers, _) = remote_of(&ranges, &nodes, &name("me"), &BTreeSet::new(), &pools);
+            assert_eq!(peers[0].ipv6, parse(expected));
+        };
+        check(None, "uid-a", Some("fd00::7"));
+        check(Some("fd00::1"), "uid-a", Some("fd00::1"));
+        // Of another node of that name.
+        check(None, "uid-before", None);
+    }
+
+    #[test]
     fn every_range_goes_to_whoever_serves_it() {
         use IpipMode::{Always, CrossSubnet, Never};
         let pools = PoolTable::new([
@@ -149,6 +179,7 @@ mod tests {
                     .collect(),
                 nodes: all.iter().map(|node| NodeId { name: name(node), uid: String::new() }).collect(),
                 pools: all_pools.iter().map(|pool| (pool.parse().unwrap(), String::new())).collect(),
+                ..Ranges::default()
             };
             let own = own.iter().map(|cidr| cidr.parse().unwrap()).collect();
             let (peers, remote) = remote_of(&ranges, &nodes, &name("me"), &own, &pools);

@@ -85,6 +85,7 @@ impl<S: Store> Node<S> {
             }
         }
         if first.is_ok() {
+            self.announce_or_later().await;
             self.ledger().keeper_mut().set_store_away(false);
         }
         first

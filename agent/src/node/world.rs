@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::admission;
 use super::blocks::BlockTable;
-use super::mirror::{Mirror, Whole};
+use super::mirror::{Mirror, NodesCount, Whole, part_of};
 use super::nodes::NodeTable;
 pub use super::view::View;
 use crate::config::settings_of_cluster;
@@ -28,7 +28,7 @@ use crate::journal::{ObjectRecord, Snapshot};
 /// How long the store may take to be read at a start before what is remembered counts.
 const LOAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long between tries to read the store at a start.
+/// How long between tries to read the store at a start, in the mean.
 const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// The copies, and the view computed from them. One for each agent.
@@ -135,19 +135,21 @@ impl World {
                     if !std::mem::replace(&mut told, true) {
                         warn!(%error, "waiting for the store: nothing of this boot is known to serve from");
                     }
-                    tokio::time::sleep(LOAD_AGAIN).await;
+                    tokio::time::sleep(LOAD_AGAIN / 2 + part_of(LOAD_AGAIN, store.random())).await;
                 }
                 Err(error) => return Err(error),
             }
         };
-        world.pools.spawn(store, positions.map(|at| at.pools), stop);
-        world.registry.spawn(store, positions.map(|at| at.registry), stop);
-        world.reservations.spawn(store, positions.map(|at| at.reservations), stop);
-        world.blocks.spawn(store, positions.map(|at| at.blocks), stop);
-        world.namespaces.spawn(store, positions.map(|at| at.namespaces), stop);
-        world.pods.spawn(store, positions.map(|at| at.pods), stop);
-        world.ipam_config.spawn(store, positions.map(|at| at.ipam_config), stop);
-        world.nodes.spawn(store, positions.map(|at| at.nodes), stop);
+        let nodes = world.nodes.clone();
+        let nodes_count: NodesCount = Arc::new(move || nodes.kept().read().rows.len());
+        world.pools.spawn(store, positions.map(|at| at.pools), &nodes_count, stop);
+        world.registry.spawn(store, positions.map(|at| at.registry), &nodes_count, stop);
+        world.reservations.spawn(store, positions.map(|at| at.reservations), &nodes_count, stop);
+        world.blocks.spawn(store, positions.map(|at| at.blocks), &nodes_count, stop);
+        world.namespaces.spawn(store, positions.map(|at| at.namespaces), &nodes_count, stop);
+        world.pods.spawn(store, positions.map(|at| at.pods), &nodes_count, stop);
+        world.ipam_config.spawn(store, positions.map(|at| at.ipam_config), &nodes_count, stop);
+        world.nodes.spawn(store, positions.map(|at| at.nodes), &nodes_count, stop);
         world.refresh();
         let (follower, stop) = (world.clone(), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(follower.follow()).await });

@@ -94,7 +94,7 @@ impl<S: Store> Operator<S> {
             remote_ranges,
             inner_address,
             leaks: self.node.leaks(),
-            warnings: self.node.policy_warning().into_iter().collect(),
+            warnings: self.node.policy_warning().into_iter().chain(summary.unrouted).collect(),
             attach_mode: attach_mode_word(self.node.dataplane.attach_mode()).to_owned(),
             pin_path: self.node.config.bpf_pin_dir.display().to_string(),
             reconcile: ReconcileStatus {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ipam::Pool;
-use model::Family;
+use model::{Cidr, Family};
 use rpc::{AssignedAddress, AssignedReply, IpamAddRequest};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,7 @@ impl<S: Store> Pods<S> {
     }
 
     fn assigned_reply(&self, pod: &Pod, request: &IpamAddRequest) -> Answer<AssignedReply> {
+        let subnets = subnets_of(&request.subnets).map_err(invalid)?;
         let view = self.node.world.view();
         let mut addresses = Vec::new();
         for (address, name) in pod.addresses() {
@@ -91,9 +92,10 @@ impl<S: Store> Pods<S> {
             let mut assigned = AssignedAddress { address, prefix_len, gateway: None, pool: name.to_string() };
             if request.on_link {
                 let pool = pool.ok_or_else(|| internal(format!("pool {name} of {address} is gone")))?;
-                let gateway = gateway_of(pool, request.gateways.as_deref());
-                check_on_link(pool, gateway, is_kept).map_err(invalid)?;
-                (assigned.prefix_len, assigned.gateway) = (pool.cidr.prefix_len(), gateway);
+                let link = link_of(pool, &subnets).map_err(invalid)?;
+                let gateway = gateway_of(&link, request.gateways.as_deref());
+                check_on_link(pool, &link, gateway, is_kept).map_err(invalid)?;
+                (assigned.prefix_len, assigned.gateway) = (link.prefix_len(), gateway);
             }
             addresses.push(assigned);
         }
@@ -101,37 +103,61 @@ impl<S: Store> Pods<S> {
     }
 }
 
-/// The next hop of a pool's family: the one that is given, or as `host-local` has it the second address of the range.
-fn gateway_of(pool: &Pool, given: Option<&[IpAddr]>) -> Option<IpAddr> {
+/// What is on the link, as the network configuration has it: at most one range of each family.
+fn subnets_of(texts: &[String]) -> Result<Vec<Cidr>, String> {
+    let mut subnets: Vec<Cidr> = Vec::new();
+    for text in texts {
+        let subnet: Cidr = text.parse().map_err(|error| format!("ipam.subnets: {error}"))?;
+        if subnets.iter().any(|other| other.family() == subnet.family()) {
+            return Err(format!("ipam.subnets: {subnet}: a second one of its family"));
+        }
+        subnets.push(subnet);
+    }
+    Ok(subnets)
+}
+
+/// What is on the link of a pool's pods: the subnet of its family, of which the pool is a part, or else the pool itself.
+fn link_of(pool: &Pool, subnets: &[Cidr]) -> Result<Cidr, String> {
+    match subnets.iter().find(|subnet| subnet.family() == pool.family()) {
+        None => Ok(pool.cidr),
+        Some(subnet) if subnet.covers(&pool.cidr) => Ok(*subnet),
+        Some(subnet) => {
+            Err(format!("ipam.subnets: {subnet}: pool {} ({}) is no part of it", pool.name, pool.cidr))
+        }
+    }
+}
+
+/// The next hop of a link's family: the one that is given, or as `host-local` has it the second address of the range.
+fn gateway_of(link: &Cidr, given: Option<&[IpAddr]>) -> Option<IpAddr> {
     match given {
-        Some(given) => given.iter().copied().find(|gateway| Family::of(*gateway) == pool.family()),
-        None => match pool.cidr.network() {
+        Some(given) => given.iter().copied().find(|gateway| Family::of(*gateway) == link.family()),
+        None => match link.network() {
             IpAddr::V4(first) => Some(Ipv4Addr::from(u32::from(first) | 1).into()),
             IpAddr::V6(first) => Some(Ipv6Addr::from(u128::from(first) | 1).into()),
         },
     }
 }
 
-/// Where all of a pool is on the link, some of its addresses are nobody's to have: the first one (of IPv6 the routers'
-/// anycast address), the last one of an IPv4 range, and the gateway. Blocks know nothing of that, so reservations have to
-/// keep them.
+/// Some addresses on a link are nobody's to have: the first one (of IPv6 the routers' anycast address), the last one of an
+/// IPv4 range, and the gateway. Blocks know nothing of that, so reservations have to keep those that the pool has.
 fn check_on_link(
     pool: &Pool,
+    link: &Cidr,
     gateway: Option<IpAddr>,
     is_kept: impl Fn(IpAddr) -> bool,
 ) -> Result<(), String> {
-    let cidr = pool.cidr;
-    let is_link = cidr.prefix_len() + 1 < cidr.family().address_bits();
-    let last = Some(cidr.last()).filter(|_| pool.family() == Family::V4);
-    let edges = [Some(cidr.network()), last].into_iter().flatten().filter(|_| is_link);
-    let special = edges.chain(gateway.filter(|gateway| cidr.contains(*gateway)));
+    let is_link = link.prefix_len() + 1 < link.family().address_bits();
+    let last = Some(link.last()).filter(|_| link.family() == Family::V4);
+    let edges = [Some(link.network()), last].into_iter().flatten().filter(|_| is_link);
+    let special = edges.chain(gateway).filter(|address| pool.cidr.contains(*address));
     let free: Vec<String> = special.filter(|address| !is_kept(*address)).map(|a| a.to_string()).collect();
     if free.is_empty() {
         return Ok(());
     }
     Err(format!(
-        "pool {} ({cidr}) is to be on the link, and pods might get {}: keep them back by an IPReservation",
+        "{link} is to be on the link of pool {} ({}), and pods might get {}: keep them back by an IPReservation",
         pool.name,
+        pool.cidr,
         free.join(", ")
     ))
 }
@@ -145,10 +171,9 @@ mod tests {
     #[test]
     fn a_gateway_is_the_one_given_or_the_second_address() {
         let check = |cidr: &str, given: Option<&[&str]>, expected: Option<&str>| {
-            let pool = Pool::new(PoolSpec::new("p".parse().unwrap(), cidr.parse().unwrap())).unwrap();
             let given: Option<Vec<IpAddr>> =
                 given.map(|g| g.iter().map(|text| text.parse().unwrap()).collect());
-            let found = gateway_of(&pool, given.as_deref());
+            let found = gateway_of(&cidr.parse().unwrap(), given.as_deref());
             assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{cidr} {given:?}");
         };
         check("10.0.0.16/28", None, Some("10.0.0.17"));
@@ -164,7 +189,7 @@ mod tests {
             let pool = Pool::new(spec).unwrap();
             let kept: Vec<IpAddr> = kept.iter().map(|text| text.parse().unwrap()).collect();
             let gateway = gateway.map(|text| text.parse().unwrap());
-            let found = check_on_link(&pool, gateway, |address| kept.contains(&address)).err();
+            let found = check_on_link(&pool, &pool.cidr, gateway, |address| kept.contains(&address)).err();
             match expected {
                 None => assert_eq!(found, None, "{cidr}"),
                 Some(words) => {
@@ -182,5 +207,36 @@ mod tests {
         check("fd00::/120", Some("fd00::1"), &["fd00::", "fd00::1"], None);
         // Of a range of two there is nothing to keep.
         check("10.0.0.0/31", None, &[], None);
+    }
+
+    #[test]
+    fn a_pool_may_be_a_part_of_what_is_on_the_link() {
+        let check = |cidr: &str, subnets: &[&str], gateway: &str, expected: Result<&str, &str>| {
+            let pool = Pool::new(PoolSpec::new("p".parse().unwrap(), cidr.parse().unwrap())).unwrap();
+            let texts: Vec<String> = subnets.iter().map(|text| (*text).to_owned()).collect();
+            let checked = subnets_of(&texts).and_then(|subnets| {
+                let link = link_of(&pool, &subnets)?;
+                let given = gateway.parse().ok().map(|gateway| vec![gateway]);
+                let gateway = gateway_of(&link, given.as_deref());
+                check_on_link(&pool, &link, gateway, |_| false)?;
+                Ok(format!("{link} {}", gateway.unwrap()))
+            });
+            match expected {
+                Ok(expected) => assert_eq!(checked.as_deref(), Ok(expected)),
+                Err(words) => {
+                    let said = checked.clone().unwrap_err();
+                    assert!(said.contains(words), "{words:?} is not in {said:?}");
+                }
+            }
+        };
+        let (lan, part) = ("192.168.1.0/24", "192.168.1.192/28");
+        check(part, &[lan], "", Ok("192.168.1.0/24 192.168.1.1"));
+        check(part, &["fd00::/64", lan], "192.168.1.254", Ok("192.168.1.0/24 192.168.1.254"));
+        check("fd00::100/120", &["fd00::/64", lan], "", Ok("fd00::/64 fd00::1"));
+        check(part, &[lan], "192.168.1.193", Err("might get 192.168.1.193:"));
+        check("192.168.1.240/28", &[lan], "", Err("might get 192.168.1.255:"));
+        check(part, &["192.168.2.0/24"], "", Err("is no part of it"));
+        check(part, &[lan, "10.0.0.0/8"], "", Err("10.0.0.0/8: a second one of its family"));
+        check(part, &["192.168.1.1/24"], "", Err("ipam.subnets: "));
     }
 }

@@ -1,9 +1,15 @@
 //! A block between its wire type and the pure one.
 
+use std::net::Ipv6Addr;
+
 use ipam::protocol::{BlockObject, Loan, LoanRefusal, LoanState, NodeId, Nonce};
 
 use crate::key::Key;
 use crate::resource::{IpBlock, IpBlockSpec, Loan as WireLoan, Metadata};
+
+/// Annotation of a block of IPv6: the address by which its owner is reached, for the routes of others. Not of the protocol,
+/// which knows nothing of addresses of nodes; what the owner's Node object says goes before it.
+const NODE_IPV6: &str = "poolward.io/node-ipv6-address";
 
 const REQUESTED: &str = "Requested";
 const GRANTED: &str = "Granted";
@@ -54,6 +60,17 @@ pub fn block_resource(block: &BlockObject, before: Option<&IpBlock>) -> IpBlock 
             loans: block.loans.iter().map(wire_loan).collect(),
         },
     }
+}
+
+/// By which IPv6 address a block's owner says it is reached, if it does.
+#[must_use]
+pub fn told_ipv6(object: &IpBlock) -> Option<Ipv6Addr> {
+    object.metadata.annotations.get(NODE_IPV6)?.parse().ok()
+}
+
+/// Has a block say by which IPv6 address its owner is reached.
+pub fn tell_ipv6(object: &mut IpBlock, address: Ipv6Addr) {
+    object.metadata.annotations.insert(NODE_IPV6.to_owned(), address.to_string());
 }
 
 fn loan_of(wire: &WireLoan) -> Result<Loan, String> {
@@ -141,6 +158,9 @@ mod tests {
         let read: IpBlock = serde_json::from_str(&json).unwrap();
         assert_eq!(block_of(&read).unwrap(), block());
         let mut labelled = object;
+        assert_eq!(told_ipv6(&labelled), None);
+        tell_ipv6(&mut labelled, "fd00::1".parse().unwrap());
+        assert_eq!(told_ipv6(&block_resource(&block(), Some(&labelled))), Some("fd00::1".parse().unwrap()));
         labelled.metadata.uid = "x".to_owned();
         assert_eq!(block_resource(&block(), Some(&labelled)).metadata.uid, "x");
     }

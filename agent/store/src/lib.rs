@@ -36,7 +36,7 @@ pub mod retry;
 mod rules;
 mod versioned;
 
-pub use block::{block_of, block_resource};
+pub use block::{block_of, block_resource, tell_ipv6, told_ipv6};
 #[cfg(feature = "client")]
 pub use event::{Event, Watch};
 #[cfg(feature = "client")]

@@ -62,6 +62,7 @@ fn every_request_crosses_unchanged() {
             Request::CniIpamAdd(IpamAddRequest {
                 add: AddRequest { attachment: attachment(), ..AddRequest::default() },
                 on_link: true,
+                subnets: vec!["10.0.0.0/8".into()],
                 gateways: Some(vec!["10.0.0.1".parse().unwrap()]),
             }),
         ),

@@ -25,7 +25,8 @@ pub(crate) fn add(env: &Env, config: &Config) -> Result<Value, CniError> {
     let dns = config.dns()?;
     let netns = netns::open(env)?;
     let add = AddRequest { attachment, netns_path: env.netns.clone(), pod, options: options.network.clone() };
-    let request = IpamAddRequest { add, on_link: options.on_link, gateways: options.gateways.clone() };
+    let IpamOptions { on_link, subnets, gateways, .. } = options.clone();
+    let request = IpamAddRequest { add, on_link, subnets, gateways };
     match agent::ask(env.verb, config, &Request::CniIpamAdd(request), Some(netns.as_fd()))? {
         Reply::Assigned(assigned) if !assigned.addresses.is_empty() => {
             Ok(result(&assigned, &options, dns, config.version))

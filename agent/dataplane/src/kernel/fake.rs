@@ -296,7 +296,7 @@ impl Fake {
 
 fn own_address(address: Ipv4Addr) -> LinkAddress {
     let address = IpAddr::V4(address);
-    LinkAddress { ifindex: LOOPBACK_IFINDEX, address, prefix_len: 32, ours: true }
+    LinkAddress { ifindex: LOOPBACK_IFINDEX, address, prefix_len: 32, ours: true, lasting: true }
 }
 
 impl State {

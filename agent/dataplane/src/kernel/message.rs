@@ -386,17 +386,24 @@ pub(crate) fn parse_neighbour(message: &Message) -> Option<Neighbour> {
 /// An address of an interface.
 pub(crate) fn parse_address(message: &Message) -> Option<LinkAddress> {
     let Message::Route(RouteNetlinkMessage::NewAddress(message)) = message else { return None };
-    let (mut local, mut address, mut ours) = (None, None, false);
+    let (mut local, mut address, mut ours, mut lasting) = (None, None, false, true);
+    // Of IPv6 the kernel calls temporary what of IPv4 it calls secondary.
+    let passing = AddressFlags::Secondary
+        | AddressFlags::Dadfailed
+        | AddressFlags::Deprecated
+        | AddressFlags::Tentative;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(ip) => local = Some(*ip),
             AddressAttribute::Address(ip) => address = Some(*ip),
             AddressAttribute::Label(label) => ours = label == OWN_ADDRESS_LABEL,
+            AddressAttribute::Flags(flags) => lasting = !flags.intersects(passing),
             _ => {}
         }
     }
     let prefix_len = message.header.prefix_len;
-    Some(LinkAddress { ifindex: message.header.index, address: local.or(address)?, prefix_len, ours })
+    let (ifindex, address) = (message.header.index, local.or(address)?);
+    Some(LinkAddress { ifindex, address, prefix_len, ours, lasting })
 }
 
 /// How the kernel reaches an address, from the answer to [`route_to`]; nothing if it is one of its own or leads nowhere.

@@ -37,7 +37,13 @@ fn scene(backend: EncapBackend) -> (Dataplane, Arc<Fake>) {
             ..Link::default()
         };
         state.links.insert(UPLINK, uplink);
-        let local = LinkAddress { ifindex: UPLINK, address: LOCAL.into(), prefix_len: 24, ours: false };
+        let local = LinkAddress {
+            ifindex: UPLINK,
+            address: LOCAL.into(),
+            prefix_len: 24,
+            ours: false,
+            lasting: true,
+        };
         state.addresses.insert(local);
         let router = RouteTarget::Link { ifindex: UPLINK, gateway: Some(ip("192.0.2.254")) };
         state.routes.insert(Route::new(cidr("0.0.0.0/0"), router, 0, 3));

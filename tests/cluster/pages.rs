@@ -65,3 +65,8 @@ fn both_families() {
 fn a_range_that_is_full() {
     check("exhaustion.md");
 }
+
+#[test]
+fn what_to_look_at_when_something_does_not_work() {
+    check("troubleshooting.md");
+}

@@ -7,12 +7,14 @@
 
 extern crate poolward_harness as harness;
 
+mod desk;
 mod pods;
 mod site;
 
 mod bare;
 mod dual_stack;
 mod gone;
+mod installation;
 mod leaks;
 mod pages;
 mod reach;
@@ -20,3 +22,4 @@ mod reboot;
 mod selection;
 mod services;
 mod upgrade;
+mod walkthrough;

@@ -1,18 +1,11 @@
 //! The pages for operators, command by command as they are published.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{Binaries, Kubernetes, Page};
-
+use crate::desk::run_page;
 use crate::dual_stack::{forget_at_the_routers, tell_the_routers};
-use crate::site::{Site, site};
-
-/// How long a page may take on a machine that is busy with much else: some seconds each, else.
-const LIMIT: Duration = Duration::from_secs(240);
+use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, Site, site};
 
 /// Runs the commands of a page, which leaves the cluster as it was.
 fn check(name: &str) {
@@ -22,32 +15,16 @@ fn check(name: &str) {
 /// The same, while somebody else does what no command of the page does; until its second argument says that the page is done.
 fn check_beside(name: &str, beside: impl FnOnce(&Site, &dyn Fn() -> bool) + Send) {
     let site = site();
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let page = Page::read(&root.join("docs/operate").join(name)).unwrap();
-    let kubectl = site.kubectl();
-    let programs = [
-        Kubernetes::find().unwrap().program("kubectl").parent().unwrap().to_owned(),
-        Binaries::find().unwrap().ctl.parent().unwrap().to_owned(),
-    ];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path: OsString =
-        std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&path))).unwrap();
-    let env: [(&str, &OsStr); 2] = [("KUBECONFIG", kubectl.kubeconfig().as_os_str()), ("PATH", &path)];
-    let done = AtomicBool::new(false);
-    let ran = std::thread::scope(|scope| {
+    let said = std::thread::scope(|scope| {
         let shown: &Site = &site;
-        scope.spawn(|| beside(shown, &|| done.load(Ordering::Acquire)));
-        let ran = page.run(root, &env, Some(site.cluster.management.netns()), LIMIT);
-        done.store(true, Ordering::Release);
-        ran
+        let page = scope.spawn(|| run_page(&shown.cluster, name, &[]));
+        beside(shown, &|| page.is_finished());
+        page.join()
     });
-    let said = ran.unwrap();
+    let said = said.unwrap();
     // Shown if what follows fails.
     println!("{said}");
-    let pools = kubectl.run(&["get", "ippools", "-o", "name"]).unwrap();
-    let left: Vec<&str> =
-        pools.lines().filter(|name| !name.ends_with("/default") && !name.ends_with("/external")).collect();
-    assert_eq!(left, [""; 0], "the page {name} left pools behind");
+    site.assert_pools(&[DEFAULT_POOL, EXTERNAL_POOL]);
     site.assert_consistent();
 }
 
@@ -87,4 +64,9 @@ fn both_families() {
 #[test]
 fn a_range_that_is_full() {
     check("exhaustion.md");
+}
+
+#[test]
+fn what_to_look_at_when_something_does_not_work() {
+    check("troubleshooting.md");
 }

@@ -1,13 +1,13 @@
 //! The cluster of this run: started once, with Debian's plugins first, then with Poolward; gone when this process is.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, ClusterOptions, Kubectl, Leak, Run, Underlay, Witnessed};
 use serde_json::{Value, json};
 
+use crate::desk::run_page;
 use crate::pods::{Pod, PodOptions};
 
 /// How long what takes a few round trips and a pod may take on a machine that is busy with much else.
@@ -19,9 +19,9 @@ pub(crate) const NODES_COUNT: u8 = 3;
 /// How many pods are created in one go.
 pub(crate) const BURST_COUNT: usize = 30;
 
-/// Addresses that pods get unless somebody asks for others.
+/// Addresses that pods get unless somebody asks for others: the first pool of docs/operate/install.md.
 pub(crate) const DEFAULT_POOL: Range =
-    Range { pool: "default", network: Ipv4Addr::new(10, 244, 0, 0), prefix: 18 };
+    Range { pool: "default-pool", network: Ipv4Addr::new(10, 244, 128, 0), prefix: 17 };
 
 /// Addresses for who asks for them by name.
 pub(crate) const EXTERNAL_POOL: Range =
@@ -94,12 +94,11 @@ pub(crate) fn site() -> MutexGuard<'static, Site> {
 impl Site {
     fn start() -> Self {
         let started = Instant::now();
-        let definitions = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds"));
         let options = ClusterOptions {
             name: &format!("pwc-{}", std::process::id()),
             underlay: Underlay::Routed,
             nodes_count: NODES_COUNT,
-            definitions: &definitions,
+            definitions: None,
             control_plane_dir: None,
         };
         let mut cluster = Cluster::start(&options, &|_| ()).unwrap();
@@ -115,24 +114,19 @@ impl Site {
         site
     }
 
-    /// Poolward instead of Debian's plugins.
+    /// Poolward instead of Debian's plugins, by the page that says how.
     fn install(&mut self) {
         self.cluster.remove_host_local().unwrap();
-        let kubectl = self.kubectl();
-        for (range, more) in [
-            (DEFAULT_POOL, "blockSize: 26, ipipMode: Always, natOutgoing: true"),
-            (EXTERNAL_POOL, "blockSize: 27, ipipMode: Always, assignmentMode: Manual"),
-        ] {
-            let Range { pool, network, prefix } = range;
-            let manifest = format!(
-                "apiVersion: poolward.io/v1\nkind: IPPool\nmetadata: {{name: {pool}}}\n\
-                 spec: {{cidr: {network}/{prefix}, {more}}}\n"
-            );
-            kubectl.apply(&manifest).unwrap();
-        }
         self.cluster.fabric.witness(&[harness::cluster::POD_RANGE], Leak::Drop).unwrap();
-        let overlay = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/overlays/lab"));
-        self.cluster.install_poolward(&harness::image_archive().unwrap(), overlay).unwrap();
+        let said = run_page(&self.cluster, "install.md", &[]);
+        println!("{said}");
+        let Range { pool, network, prefix } = EXTERNAL_POOL;
+        let manifest = format!(
+            "apiVersion: poolward.io/v1\nkind: IPPool\nmetadata: {{name: {pool}}}\n\
+             spec: {{cidr: {network}/{prefix}, blockSize: 27, ipipMode: Always, assignmentMode: Manual}}\n"
+        );
+        self.kubectl().apply(&manifest).unwrap();
+        self.cluster.wait_until_ready().unwrap();
     }
 
     pub(crate) fn kubectl(&self) -> Kubectl {
@@ -237,6 +231,14 @@ impl Site {
         let seen = self.cluster.fabric.witnessed().unwrap();
         assert_eq!(seen.plain, 0, "with a pod's address, outside of protocol 4: {:?}", seen.senders);
         seen
+    }
+
+    /// There are these pools and no others.
+    pub(crate) fn assert_pools(&self, expected: &[Range]) {
+        let found = self.kubectl().run(&["get", "ippools", "-o", "name"]).unwrap();
+        let names: Vec<&str> = found.lines().filter_map(|name| name.split('/').nth(1)).collect();
+        let expected: Vec<&str> = expected.iter().map(|range| range.pool).collect();
+        assert_eq!(names, expected, "pools");
     }
 
     /// Every agent finds that blocks, addresses and interfaces fit together.

@@ -1,12 +1,13 @@
-//! Agents that are replaced under traffic.
+//! Agents that are replaced under traffic, by the page that says how.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{NetNs, Run};
 
+use crate::desk::run_page;
 use crate::pods::PodOptions;
-use crate::site::{DEFAULT_POOL, NODES_COUNT, site};
+use crate::site::{DEFAULT_POOL, NODES_COUNT, site, wait_until};
 
 /// Between two packets, in seconds: whoever pauses for longer is found out.
 const INTERVAL: &str = "0.005";
@@ -14,7 +15,6 @@ const INTERVAL: &str = "0.005";
 /// Packets of a round, two seconds; then all answers are awaited, and the next round begins at once.
 const ROUND: &str = "400";
 
-const DAEMONSET: &str = "daemonset/poolward-node";
 const SYSTEM: &str = "poolward-system";
 
 #[test]
@@ -39,9 +39,10 @@ fn no_packet_is_lost_while_all_agents_are_replaced_and_pods_come_up_meanwhile() 
     let (meanwhile, (sent, received)) = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| keep_asking(from, &address, &is_done));
         let _stop = Stop(&is_done);
-        kubectl.run(&["rollout", "restart", "--namespace", SYSTEM, DAEMONSET]).unwrap();
+        let page = scope.spawn(|| run_page(&site.cluster, "upgrade.md", &[]));
+        wait_until("the first agent is replaced", || page.is_finished() || agents() != before);
         let meanwhile = site.pods(&[on("meanwhile-1", 1), on("meanwhile-2", 2), on("meanwhile-3", 3)]);
-        kubectl.run(&["rollout", "status", "--namespace", SYSTEM, DAEMONSET, "--timeout=120s"]).unwrap();
+        page.join().unwrap();
         is_done.store(true, Ordering::Relaxed);
         (meanwhile, traffic.join().unwrap())
     });

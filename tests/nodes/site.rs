@@ -315,7 +315,7 @@ fn shared() -> &'static Mutex<Management> {
         let audit = [format!("--audit-policy-file={policy}"), format!("--audit-log-path={AUDIT_LOG}")];
         let options = ControlPlaneOptions { api_args: audit.to_vec(), ..ControlPlaneOptions::default() };
         let prefix = format!("{NAME}-{}", std::process::id());
-        Mutex::new(Management::start_with(&prefix, &definitions, options).unwrap())
+        Mutex::new(Management::start(&prefix, Some(&definitions), options).unwrap())
     })
 }
 

@@ -78,7 +78,7 @@ fn up_with_nodes(
         name: NAME,
         underlay: Underlay::Routed,
         nodes_count,
-        definitions: &workspace.root.join("deploy/crds"),
+        definitions: Some(&workspace.root.join("deploy/crds")),
         control_plane_dir: Some(many::control_plane_dir(workspace, NAME)),
     };
     let mut cluster = Cluster::start(&options, &progress)?;

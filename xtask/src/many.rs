@@ -38,7 +38,7 @@ impl ManyNodes {
         let fabric = Fabric::build(name, underlay, nodes_count)?;
         let dir = Some(control_plane_dir(workspace, name));
         let options = ControlPlaneOptions { dir, ..ControlPlaneOptions::default() };
-        let management = Management::start_with(name, &workspace.root.join("deploy/crds"), options)?;
+        let management = Management::start(name, Some(&workspace.root.join("deploy/crds")), options)?;
         let links = fabric.nodes.iter().map(|node| management.join(node)).collect::<Result<_>>()?;
         Ok(Self { fabric, management, links })
     }

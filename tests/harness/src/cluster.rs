@@ -41,8 +41,8 @@ pub struct ClusterOptions<'a> {
     pub underlay: Underlay,
     /// How many nodes.
     pub nodes_count: u8,
-    /// A directory of resource definitions.
-    pub definitions: &'a Path,
+    /// A directory of Poolward's resource definitions; none: nothing of Poolward is there.
+    pub definitions: Option<&'a Path>,
     /// The control plane's directory; none: in memory, with a name that nobody else has.
     pub control_plane_dir: Option<PathBuf>,
 }
@@ -94,7 +94,7 @@ impl Cluster {
                 controllers: true,
                 ..ControlPlaneOptions::default()
             };
-            let management = Management::start_with(name, options.definitions, control_plane);
+            let management = Management::start(name, options.definitions, control_plane);
             (management, packed.join().map_err(|_| anyhow!("packing images panicked")))
         });
         let (management, images) = (management?, images??);

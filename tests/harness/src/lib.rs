@@ -45,6 +45,6 @@ pub use machine::Machine;
 pub use management::{Management, ManagementLink};
 pub use netns::{Link, NetNs, parse_mac};
 pub use packet::{IpHeader, Packet, UdpFrame};
-pub use page::{Block, Page};
+pub use page::{Block, Desk, NodeShell, On, Page};
 pub use run::{DEFAULT_LIMIT, Finished, Run};
 pub use wire::{Capture, Direction, MAX_PACKETS_COUNT, RawSender, SNAP_BYTES};

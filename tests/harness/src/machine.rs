@@ -204,6 +204,14 @@ impl Machine {
         Ok(daemon)
     }
 
+    /// The command behind which others run on it.
+    ///
+    /// # Errors
+    /// It is off.
+    pub fn shell(&self) -> Result<Vec<String>> {
+        Ok(["nsenter".to_owned()].into_iter().chain(self.enter()?).collect())
+    }
+
     fn enter(&self) -> Result<Vec<String>> {
         let words = ["--mount", "--uts", "--net", "--pid", "--"].map(str::to_owned);
         Ok(["--target".to_owned(), self.init()?.to_string()].into_iter().chain(words).collect())

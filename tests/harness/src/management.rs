@@ -47,20 +47,13 @@ pub struct ManagementLink {
 }
 
 impl Management {
-    /// Starts a control plane in a namespace `PREFIX-api` and applies the resource definitions of this directory, and
-    /// what agents may do.
+    /// Starts a control plane in a namespace `PREFIX-api`, with what is asked of it but its namespace and address. With a
+    /// directory of resource definitions these are applied, and what agents may do; without one there is nothing of
+    /// Poolward.
     ///
     /// # Errors
     /// The namespace exists already, or as [`ControlPlane::start`].
-    pub fn start(prefix: &str, definitions: &Path) -> Result<Self> {
-        Self::start_with(prefix, definitions, ControlPlaneOptions::default())
-    }
-
-    /// As [`Management::start`], with what is asked of the control plane; its namespace and address are not.
-    ///
-    /// # Errors
-    /// As [`Management::start`].
-    pub fn start_with(prefix: &str, definitions: &Path, options: ControlPlaneOptions) -> Result<Self> {
+    pub fn start(prefix: &str, definitions: Option<&Path>, options: ControlPlaneOptions) -> Result<Self> {
         let name = format!("{prefix}-api");
         let netns = NetNs::create(&name)?;
         make_plain_switch(&netns)?;
@@ -75,9 +68,11 @@ impl Management {
         // From here on it goes with the control plane, also when this process is killed.
         netns.keep();
         let management = Self { control_plane, netns };
-        management.control_plane.apply_definitions(definitions)?;
-        for manifest in AGENTS_MANIFESTS {
-            management.control_plane.kubectl()?.run(&["apply", "-f", manifest])?;
+        if let Some(definitions) = definitions {
+            management.control_plane.apply_definitions(definitions)?;
+            for manifest in AGENTS_MANIFESTS {
+                management.control_plane.kubectl()?.run(&["apply", "-f", manifest])?;
+            }
         }
         Ok(management)
     }

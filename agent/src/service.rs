@@ -48,6 +48,7 @@ impl<S: Store> Service for AgentService<S> {
             Request::CniCheck(check) => reply(self.pods.check(&check, descriptor).await, |()| Reply::Done),
             Request::CniGc(gc) => reply(self.pods.gc(&gc).await, Reply::Collected),
             Request::CniStatus => reply(self.pods.status(), |()| Reply::Done),
+            Request::CniStatusDelegated => reply(self.pods.status_delegated(), |()| Reply::Done),
             Request::Apply(apply) => reply(self.operator.apply(apply).await, Reply::Applied),
             Request::Get(get) => reply(self.operator.get(&get).await, Reply::Objects),
             Request::Delete(delete) => reply(self.operator.delete(&delete).await, Reply::Applied),

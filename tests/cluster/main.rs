@@ -12,6 +12,8 @@ mod site;
 
 mod bare;
 mod dual_stack;
+mod gone;
+mod leaks;
 mod pages;
 mod reach;
 mod reboot;

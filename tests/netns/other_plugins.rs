@@ -211,6 +211,9 @@ fn host_local_gives_from_the_nodes_ranges_and_our_dataplane_tags_and_routes() {
         let said = format!("{} {}", answer.json["msg"], answer.json["details"]);
         assert!(said.contains(word), "{word:?} is not in {said}");
         assert_eq!(given(), 0, "host-local keeps what was refused");
+        // A runtime that asks first is told so.
+        let status = cni.status().unwrap();
+        assert_eq!(status.error_code(), Some(50), "{}", status.json);
     };
     refused("no pool covers 10.244.3.0/24");
     node.apply(&[pool("four", "10.244.0.0/16", "blockSize: 26, natOutgoing: true")]);
@@ -219,6 +222,8 @@ fn host_local_gives_from_the_nodes_ranges_and_our_dataplane_tags_and_routes() {
         pool("four", "10.244.0.0/16", "blockSize: 26, natOutgoing: true, disabled: true"),
         pool("six", "fd44::/16", "blockSize: 122, disabled: true"),
     ]);
+    let status = cni.status().unwrap();
+    assert_eq!(status.code, 0, "no pool gives addresses, and none has to: {}", status.json);
 
     add(&cni, &mut a);
     let mut b = Pod::container("b");

@@ -1,7 +1,8 @@
 //! The container image of a node's agent, without a container engine: an OCI image layout in one tar file.
 //!
 //! [`contents`] decides what is in it, [`layout`] turns that into bytes; the same files give the same bytes. Why it is as
-//! it is: docs/adr/0010-image.md. `deploy/Containerfile` makes the same with a container engine.
+//! it is: docs/adr/0010-image.md. `deploy/Containerfile` has the same files put into a directory ([`unpack`]), and a container
+//! engine makes an image of it.
 
 mod contents;
 mod layout;
@@ -40,6 +41,17 @@ pub(crate) fn build(workspace: &Workspace, toolbox: &Toolbox, out: Option<&Path>
         seconds(started.elapsed())
     );
     Ok(path)
+}
+
+/// Builds the programs and puts the files of the image below a directory.
+///
+/// # Errors
+/// As [`build`], or a file cannot be written.
+pub(crate) fn unpack(workspace: &Workspace, toolbox: &Toolbox, dir: &Path) -> Result<()> {
+    build::release(workspace, toolbox)?;
+    contents::collect(workspace)?.unpack(dir)?;
+    eprintln!("{} unpacked in {}", bold("image:"), dir.display());
+    Ok(())
 }
 
 /// As a whole or not at all: somebody may be importing the one before.

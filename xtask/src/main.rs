@@ -70,6 +70,9 @@ enum Task {
         /// Write the archive to this file [default: image/poolward.tar in the target directory]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Write no archive, but the files of the image below this directory, for a container engine to take
+        #[arg(long, value_name = "DIR", conflicts_with = "out")]
+        unpacked: Option<PathBuf>,
     },
     /// A real Kubernetes API server to look around in
     Cluster {
@@ -136,34 +139,39 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     match task {
         Task::Setup { print_path: true, kubernetes } => {
-            let toolbox = setup::run(&workspace, setup::Show::Nothing, Needs { kubernetes })?;
+            let toolbox =
+                setup::run(&workspace, setup::Show::Nothing, Needs { kubernetes, ..Needs::default() })?;
             println!("{}", toolbox.linker_dir.display());
         }
         Task::Setup { print_path: false, kubernetes } => {
-            setup::run(&workspace, setup::Show::Every, Needs { kubernetes })?;
+            setup::run(&workspace, setup::Show::Every, Needs { kubernetes, ..Needs::default() })?;
         }
         Task::Codegen => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: false })?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
             codegen::run(&workspace, &toolbox)?;
         }
         Task::Build => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::BUILDING)?;
             build::release(&workspace, &toolbox)?;
         }
-        Task::Image { out } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
-            println!("{}", image::build(&workspace, &toolbox, out.as_deref())?.display());
+        Task::Image { out, unpacked } => {
+            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::BUILDING)?;
+            match unpacked {
+                Some(dir) => image::unpack(&workspace, &toolbox, &dir)?,
+                None => println!("{}", image::build(&workspace, &toolbox, out.as_deref())?.display()),
+            }
         }
         Task::Demo { clean: true, .. } => demo::clean(&workspace)?,
         Task::Demo { nodes, keep, json, clean: false } => {
-            let needs = Needs { kubernetes: nodes > 1 };
+            let needs = Needs { kubernetes: nodes > 1, ..Needs::default() };
             let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             build::release(&workspace, &toolbox)?;
             let options = demo::Options { nodes_count: nodes, keep, json: json.as_deref() };
             demo::run(&workspace, options)?;
         }
         Task::Cluster { action: ClusterAction::Up { nodes, poolward } } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true })?;
+            let toolbox =
+                setup::run(&workspace, setup::Show::Changes, Needs { kubernetes: true, ..Needs::default() })?;
             let image = poolward.then(|| image::build(&workspace, &toolbox, None)).transpose()?;
             cluster::up(&workspace, nodes, image.as_deref())?;
         }
@@ -184,7 +192,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             anyhow::bail!("--kernel goes with the tier vm alone")
         }
         Task::Test { tiers, filter, kernel, seed: None } => {
-            let needs = Needs { kubernetes: Tier::need_kubernetes(&tiers) };
+            let needs = Needs { kubernetes: Tier::need_kubernetes(&tiers), ..Needs::default() };
             let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             let asked = Asked { tiers: &tiers, filter: filter.as_deref(), kernel };
             return tiers::run(&workspace, &toolbox, &asked);

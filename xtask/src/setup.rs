@@ -58,6 +58,13 @@ pub(crate) enum Show {
 pub(crate) struct Needs {
     /// A real control plane: built here, some minutes once.
     pub(crate) kubernetes: bool,
+    /// Nothing is run here: what is built is for another machine, and the kernel of this one does not count.
+    pub(crate) nothing_runs: bool,
+}
+
+impl Needs {
+    /// What building takes, also where nothing could be run: in the build of a container image.
+    pub(crate) const BUILDING: Self = Self { kubernetes: false, nothing_runs: true };
 }
 
 /// What a step knows.
@@ -157,19 +164,23 @@ fn steps(machine: &Machine<'_>) -> Vec<Step> {
             remedy: "the crate registry must be reachable and a C++ compiler present; remove the directories named \
                      above in the cache to start afresh",
         },
-        Step {
-            name: "BPF file system".into(),
-            check: kernel::check_bpffs,
-            make: kernel::mount_bpffs,
-            remedy: "`mount -t bpf bpf /sys/fs/bpf` as root of the machine; in a container mount the host's /sys/fs/bpf",
-        },
-        Step {
-            name: "kernel features".into(),
-            check: kernel::check_features,
-            make: |_| bail!("a kernel cannot be installed from here"),
-            remedy: "run on a kernel of 5.15 or later with veth, network namespaces, nftables (inet, NAT) and BTF",
-        },
     ];
+    if !machine.needs.nothing_runs {
+        steps.extend([
+            Step {
+                name: "BPF file system".into(),
+                check: kernel::check_bpffs,
+                make: kernel::mount_bpffs,
+                remedy: "`mount -t bpf bpf /sys/fs/bpf` as root of the machine; in a container mount the host's /sys/fs/bpf",
+            },
+            Step {
+                name: "kernel features".into(),
+                check: kernel::check_features,
+                make: |_| bail!("a kernel cannot be installed from here"),
+                remedy: "run on a kernel of 5.15 or later with veth, network namespaces, nftables (inet, NAT) and BTF",
+            },
+        ]);
+    }
     if machine.needs.kubernetes {
         steps.push(Step {
             name: format!("Kubernetes {}", harness::kubernetes::VERSION),

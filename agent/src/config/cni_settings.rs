@@ -10,10 +10,21 @@ use super::{ConfigError, Key};
 /// What the runtime is told, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniConfig {
-    /// The file, which is written once pods can get addresses.
+    /// Where the runtime looks: a link to a file of this name in the state directory, once pods can get addresses.
     pub conflist_path: PathBuf,
     /// What it holds.
     pub conflist: String,
+    /// Where pods get their addresses from, by what it holds.
+    pub addresses: AddressSource,
+}
+
+/// Who gives pods their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// We do, out of pools.
+    Pools,
+    /// The plugin `host-local`, out of the ranges that the cluster gave the node.
+    NodeRanges,
 }
 
 /// Checks the part. Without a path no file is written: whoever manages the runtime does that.
@@ -41,7 +52,8 @@ pub(super) fn resolve(
             Err("expected an absolute path that ends in .conflist, as runtimes want it".to_owned())
         }
     })?;
-    Ok(Some(CniConfig { conflist_path, conflist: conflist.unwrap_or_else(|| usual(socket_path)) }))
+    let (conflist, addresses) = conflist.unwrap_or_else(|| (usual(socket_path), AddressSource::Pools));
+    Ok(Some(CniConfig { conflist_path, conflist, addresses }))
 }
 
 /// Our plugin, and behind it the one for host ports.
@@ -58,7 +70,7 @@ fn usual(socket_path: &Path) -> String {
 }
 
 /// A mistake here would be told by the runtime alone, on every node, in its own words.
-fn check(text: &str) -> Result<String, String> {
+fn check(text: &str) -> Result<(String, AddressSource), String> {
     let list: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
     for key in ["cniVersion", "name"] {
         if list[key].as_str().is_none_or(str::is_empty) {
@@ -74,7 +86,10 @@ fn check(text: &str) -> Result<String, String> {
     if !plugins.iter().any(|plugin| ours(&plugin["type"]) || ours(&plugin["ipam"]["type"])) {
         return Err("plugins: none is of type poolward".to_owned());
     }
-    Ok(text.to_owned())
+    let host_local = |plugin: &Value| plugin["type"] == "poolward" && plugin["ipam"]["type"] == "host-local";
+    let addresses =
+        if plugins.iter().any(host_local) { AddressSource::NodeRanges } else { AddressSource::Pools };
+    Ok((text.to_owned(), addresses))
 }
 
 #[cfg(test)]
@@ -84,7 +99,7 @@ mod tests {
     #[test]
     fn the_usual_list_is_one_that_is_accepted() {
         let text = usual(Path::new("/run/x.sock"));
-        assert_eq!(check(&text), Ok(text.clone()));
+        assert_eq!(check(&text), Ok((text.clone(), AddressSource::Pools)));
         assert!(text.contains(r#""agentSocket": "/run/x.sock""#), "{text}");
     }
 
@@ -101,6 +116,13 @@ mod tests {
         refuse(r#"{"cniVersion": "1.0.0", "name": "a", "plugins": [{}]}"#, "type");
         refuse(r#"{"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "bridge"}]}"#, "poolward");
         let bridge = r#"{"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "bridge", "ipam": {"type": "poolward-ipam"}}]}"#;
-        check(bridge).unwrap();
+        assert_eq!(check(bridge).unwrap().1, AddressSource::Pools);
+    }
+
+    #[test]
+    fn whether_the_addresses_come_from_the_nodes_own_ranges_is_in_the_list() {
+        let text = r#"{"cniVersion": "1.0.0", "name": "a", "plugins": [
+            {"type": "poolward", "ipam": {"type": "host-local", "subnet": "usePodCidr"}}, {"type": "portmap"}]}"#;
+        assert_eq!(check(text).unwrap().1, AddressSource::NodeRanges);
     }
 }

@@ -19,7 +19,7 @@ pub use dataplane::EncapBackend;
 use dataplane::AttachMode;
 use model::{Cidr, Labels, MIN_MTU_BYTES, MarkLayout, NodeName};
 
-pub use cni_settings::CniConfig;
+pub use cni_settings::{AddressSource, CniConfig};
 pub use commands::{CleanupArgs, Command, InstallArgs, Probe};
 pub use ipam_settings::of_cluster as settings_of_cluster;
 use raw::{Raw, Spanned};
@@ -64,7 +64,7 @@ pub use store_settings::StoreConfig;
         \n                                            allowedSourcePrefixes, to send from other sources than their own\
         \n  onLocked: exit                            exit or wait while another agent of this node runs\
         \n  cni:                                      what the container runtime is told:\
-        \n    conflistPath: <none>                      file that is written once pods can get addresses\
+        \n    conflistPath: <none>                      link to a list in stateDir, made once pods can get addresses\
         \n    conflist: <poolward, then portmap>        what it holds, as JSON\
         \n  ipam:                                     how addresses are given:\
         \n    strictAffinity: false                     never borrow addresses from other nodes' blocks, nor lend\

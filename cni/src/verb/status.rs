@@ -18,6 +18,8 @@ pub(crate) fn run_as_ipam(env: &Env, config: &Config) -> Result<(), CniError> {
 pub(crate) fn run(env: &Env, config: &Config) -> Result<(), CniError> {
     config.options()?;
     config.dns()?;
-    let reply = agent::ask(env.verb, config, &Request::CniStatus, None)?;
+    // Whether `host-local` has an address left is known only when it is asked for one: it serves no STATUS.
+    let request = if config.uses_host_local()? { Request::CniStatusDelegated } else { Request::CniStatus };
+    let reply = agent::ask(env.verb, config, &request, None)?;
     agent::expect_done(env.verb, &reply)
 }

@@ -22,7 +22,7 @@ use crate::control_plane::Guard;
 use crate::kubernetes::cache_dir;
 use crate::machine::{Cgroup, wait_for_end};
 use crate::{
-    ControlPlaneOptions, Fabric, Kubectl, Management, ManagementLink, NodeFiles, Underlay,
+    ControlPlaneOptions, Fabric, FabricNode, Kubectl, Management, ManagementLink, NodeFiles, Underlay,
     stop_daemon_left_running,
 };
 
@@ -154,18 +154,55 @@ impl Cluster {
         self.workers.get(index).with_context(|| format!("there is no node {number}"))
     }
 
-    /// Switches a node off and on again, as after a power cut: pods, `/run`, pins and everything in its network are gone but
-    /// its cables and their addresses; disks are as they were.
+    /// Switches a node off, as a power cut would: pods, `/run`, pins and everything in its network are gone but its cables
+    /// and their addresses, and its uplink has no carrier.
     ///
     /// # Errors
-    /// There is no such node, something on it does not end, or it does not start.
-    pub fn reboot(&mut self, number: u8) -> Result<()> {
-        let index = usize::from(number).checked_sub(1).context("nodes are numbered from 1")?;
-        let worker = self.workers.get_mut(index).with_context(|| format!("there is no node {number}"))?;
+    /// There is no such node, it is off, or something on it does not end.
+    pub fn switch_off(&mut self, number: u8) -> Result<()> {
+        let (worker, node) = self.place(number)?;
         worker.switch_off()?;
-        let node = self.fabric.nodes.get(index).with_context(|| format!("there is no node {number}"))?;
         node.forget().with_context(|| format!("empty the network of {}", node.name))?;
-        worker.switch_on()
+        self.fabric.cut(self.node(number)?)
+    }
+
+    /// Switches it on again: disks are as they were.
+    ///
+    /// # Errors
+    /// There is no such node, it is on, or it does not start.
+    pub fn switch_on(&mut self, number: u8) -> Result<()> {
+        self.fabric.mend(self.node(number)?)?;
+        self.place(number)?.0.switch_on()
+    }
+
+    /// Switches on another machine in the place of a node that is off: the same name, addresses and identity, and an empty
+    /// disk but for these image archives.
+    ///
+    /// # Errors
+    /// There is no such node, it is on, or it does not start.
+    pub fn replace(&mut self, number: u8, archives: &[&Path]) -> Result<()> {
+        self.fabric.mend(self.node(number)?)?;
+        self.place(number)?.0.replace(archives)
+    }
+
+    /// Switches a node off and on again.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn reboot(&mut self, number: u8) -> Result<()> {
+        self.switch_off(number)?;
+        self.switch_on(number)
+    }
+
+    fn node(&self, number: u8) -> Result<&FabricNode> {
+        let node = self.fabric.nodes.iter().find(|node| node.number == number);
+        node.with_context(|| format!("there is no node {number}"))
+    }
+
+    fn place(&mut self, number: u8) -> Result<(&mut Worker, &FabricNode)> {
+        let worker = self.workers.iter_mut().find(|worker| worker.number == number);
+        let node = self.fabric.nodes.iter().find(|node| node.number == number);
+        worker.zip(node).with_context(|| format!("there is no node {number}"))
     }
 
     /// `kubectl` as administrator.

@@ -48,6 +48,11 @@ impl Daemon {
         self.args = args.into_iter().map(Into::into).collect();
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What it says.
     #[must_use]
     pub fn log(&self) -> PathBuf {

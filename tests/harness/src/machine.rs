@@ -33,6 +33,11 @@ const OFF_LIMIT: Duration = Duration::from_secs(30);
 /// Directories that a machine covers with its own: its files cannot be below them.
 const COVERED: [&str; 6] = ["/etc", "/var", "/opt", "/run", "/proc", "/sys"];
 
+/// What a machine keeps of its own in its directory while it is off: upper layers, their work, what is bound into it, and
+/// who it is.
+const WRITTEN: [&str; 9] =
+    ["etc", "etc.work", "var", "var.work", "opt", "opt.work", "own", "sysctl", "machine-id"];
+
 /// One machine. Switched off on drop, unless it was left running; its directory stays.
 #[derive(Debug)]
 pub struct Machine {
@@ -146,6 +151,22 @@ impl Machine {
         self.power.kill()?;
         wait_for_end(init).with_context(|| format!("switch {} off", self.name))?;
         self.cgroup.remove()
+    }
+
+    /// Puts an empty disk into it while it is off: nothing it ever wrote is there any more, and from the next boot on it is
+    /// another machine under its name. Logs and what others have put into its directory stay.
+    ///
+    /// # Errors
+    /// It is on, or something cannot be removed.
+    pub fn replace_disk(&self) -> Result<()> {
+        ensure!(self.init.is_none(), "{} is on", self.name);
+        for written in WRITTEN {
+            let path = self.dir.join(written);
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.with_context(|| format!("remove {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Its first process, as seen from outside.

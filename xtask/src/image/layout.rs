@@ -1,4 +1,5 @@
-//! From files to an OCI image layout in one tar. Pure: files in, bytes out, and the same bytes for the same files.
+//! From files to an OCI image layout in one tar: the same bytes for the same files. Or to the files themselves, below a
+//! directory.
 //!
 //! ```text
 //! oci-layout                 which layout this is
@@ -9,6 +10,9 @@
 //! imported beside where it was made, and whoever pushes it compresses it anyway.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use harness::archive::{Archive, sha256_hex};
@@ -35,6 +39,20 @@ impl Entries {
     /// Adds a file, or puts it in the place of another.
     pub(super) fn add(&mut self, path: &str, entry: Entry) {
         self.0.insert(path.to_owned(), entry);
+    }
+
+    /// Writes all of them below a directory, which is made unless it is there.
+    pub(super) fn unpack(&self, dir: &Path) -> Result<()> {
+        for (path, entry) in &self.0 {
+            let to = dir.join(path);
+            let parent = to.parent().unwrap_or(dir);
+            fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+            fs::write(&to, &entry.bytes).with_context(|| format!("write {}", to.display()))?;
+            // Whatever the umask is.
+            fs::set_permissions(&to, fs::Permissions::from_mode(entry.mode))
+                .with_context(|| format!("set the permissions of {}", to.display()))?;
+        }
+        Ok(())
     }
 
     /// Every directory that a file lies in, outer ones first.
@@ -162,6 +180,20 @@ mod tests {
 
     fn blob_path(descriptor: &Value) -> String {
         format!("blobs/{}", descriptor["digest"].as_str().unwrap().replace(':', "/"))
+    }
+
+    #[test]
+    fn unpacked_files_are_as_they_would_be_in_the_image() {
+        let dir = std::env::temp_dir().join(format!("poolward-unpacked-{}", std::process::id()));
+        some().unpack(&dir).unwrap();
+        let found = |path: &str| {
+            let path = dir.join(path);
+            (fs::metadata(&path).unwrap().permissions().mode() & 0o7777, fs::read(&path).unwrap())
+        };
+        for (path, entry) in &some().0 {
+            assert_eq!(found(path), (entry.mode, entry.bytes.clone()), "{path}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -2,9 +2,6 @@
 //!
 //! Nothing is done here. What crosses an argument (files, sockets) is checked by the commands.
 
-mod values;
-
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,9 +9,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use rpc::client::DEFAULT_SOCKET_PATH;
 use store::manifest::Kind;
 
+use self::values::{KindParser, parse_timeout};
 use crate::cluster::Access;
 use crate::exit::EXIT_CODES_HELP;
-use values::{KindParser, parse_set_name, parse_timeout};
 
 /// The examples of a command, then the exit codes.
 macro_rules! concat_help {
@@ -22,6 +19,16 @@ macro_rules! concat_help {
         format!("{}\n\n{}", $examples, EXIT_CODES_HELP)
     };
 }
+
+// Below the macro, which they use.
+mod ipam;
+mod node;
+mod pools;
+mod values;
+
+pub(crate) use self::ipam::{IpamCommand, IpamReleaseArgs, IpamShowArgs};
+pub(crate) use self::node::{CleanupArgs, NodeCommand};
+pub(crate) use self::pools::{ExportFormat, PoolsCommand, PoolsExportArgs};
 
 /// Look at and change Poolward's pools, blocks and addresses.
 #[derive(Debug, Parser)]
@@ -347,199 +354,6 @@ pub(crate) enum CrdsCommand {
         after_long_help = concat_help!("Examples:\n  poolwardctl crds apply --kubeconfig admin.kubeconfig"),
     )]
     Apply,
-}
-
-/// The commands below `node`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// Take everything of Poolward off this node
-    #[command(
-        long_about = "Take everything of Poolward off this node: interfaces of pods, routes, nexthop objects, the node's own \
-            address, the nftables table, eBPF programs and maps, the runtime's list of plugins, plugins, journal and \
-            socket. Everything is listed first; --dry-run does no more than that.\n\n\
-            It is refused while an agent runs. Pods that still run lose their network: drain the node first. It needs \
-            neither the API server nor an agent, but the program poolward-agent, which does the work: beside this one, \
-            or on PATH.",
-        after_long_help = concat_help!(
-            "Examples:\n  \
-              poolwardctl node cleanup --dry-run\n  \
-              poolwardctl node cleanup --yes --config /etc/poolward/agent.yaml",
-        )
-    )]
-    Cleanup(CleanupArgs),
-}
-
-/// Arguments of `node cleanup`.
-#[derive(Args, Debug)]
-pub(crate) struct CleanupArgs {
-    /// List what would be removed, and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Do not ask; needed where there is no terminal to ask on
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-
-    /// Stay until a signal comes once all is done, for a pod that must not end
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(crate) stay: bool,
-
-    /// The agent's configuration [env: POOLWARD_CONFIG]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-
-    /// Where the runtime looks for plugins [default: /opt/cni/bin]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) plugins: Option<PathBuf>,
-}
-
-/// The commands below `ipam`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum IpamCommand {
-    /// Show how full pools are, or who holds an address
-    #[command(
-        long_about = "Show how full pools are, or who holds an address.\n\n\
-            Every address of a pool is in one of four states: used (somebody holds it), free, cooling (freed a short \
-            while ago and not yet to be had), or reserved (kept back by an IPReservation and held by nobody).",
-        after_long_help = concat_help!(
-            "Examples:\n  \
-              poolwardctl ipam show\n  \
-              poolwardctl ipam show --show-blocks --show-addresses\n  \
-              poolwardctl ipam show --ip 192.0.2.9\n  \
-              poolwardctl ipam show -o json | jq '.pools[] | select(.free < 16) | .name'",
-        )
-    )]
-    Show(IpamShowArgs),
-
-    /// Check that blocks, addresses and interfaces fit together
-    #[command(
-        long_about = "Check that blocks, addresses and interfaces fit together.\n\n\
-            The agent holds the blocks of all nodes, the registry of pools, its own addresses and the interfaces in \
-            its kernel against each other, and looks twice, so that pods that are just starting or ending do not \
-            count. Each violation is shown with what to do about it. What other nodes have given to whom only their \
-            own agents know: run it on every node.\n\n\
-            It changes nothing, and ends with exit code 1 when there is a violation.",
-        after_long_help = concat_help!(
-            "Examples:\n  \
-              poolwardctl ipam check\n  \
-              poolwardctl ipam check -o json | jq -r '.violations[] | .kind' | sort | uniq -c",
-        )
-    )]
-    Check,
-
-    /// Free addresses whose pod is gone
-    #[command(
-        long_about = "Free addresses whose pod is gone.\n\n\
-            An address is freed by its holder's identity and never by its number alone: --ip looks the holder up, \
-            shows it, asks, and frees the address only if that holder still has it. An address whose interface still \
-            exists is refused unless --force is given; freeing such a one gives it to another pod while the first \
-            still uses it.",
-        after_long_help = concat_help!(
-            "Examples:\n  \
-              poolwardctl ipam release --ip 192.0.2.9\n  \
-              poolwardctl ipam release --ip 192.0.2.9 --yes\n  \
-              poolwardctl ipam release --handle 3f9a5e/eth0   # all addresses of that interface",
-        )
-    )]
-    Release(IpamReleaseArgs),
-}
-
-/// Arguments of `ipam show`.
-#[derive(Args, Debug)]
-pub(crate) struct IpamShowArgs {
-    /// Every block too
-    #[arg(long)]
-    pub(crate) show_blocks: bool,
-
-    /// Every address in use on this node too
-    #[arg(long)]
-    pub(crate) show_addresses: bool,
-
-    /// The state of one address: who holds it, or why nobody does
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["show_blocks", "show_addresses"])]
-    pub(crate) ip: Option<IpAddr>,
-}
-
-/// Arguments of `ipam release`.
-#[derive(Args, Debug)]
-#[command(group = ArgGroup::new("which").required(true).args(["ip", "handle"]))]
-pub(crate) struct IpamReleaseArgs {
-    /// The address to free
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) ip: Option<IpAddr>,
-
-    /// Free all addresses of this holder: container id, slash, interface name
-    #[arg(long, value_name = "CONTAINER/INTERFACE")]
-    pub(crate) handle: Option<String>,
-
-    /// Free it even though its interface still exists
-    #[arg(long)]
-    pub(crate) force: bool,
-
-    /// Do not ask; needed where there is no terminal to ask on
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-}
-
-/// The commands below `pools`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum PoolsCommand {
-    /// Print the exact ranges of pools, for a firewall
-    #[command(
-        long_about = "Print the exact ranges of pools, for a firewall.\n\n\
-            Ranges that touch are merged into the fewest CIDRs that hold exactly the same addresses. Pools with \
-            natOutgoing leave the cluster as their node's address, so their ranges never show outside: they are left \
-            out, which a comment says, unless --include-nat is given. Disabled pools are included: pods may still \
-            hold their addresses.\n\n\
-            Formats:\n  \
-              cidr   one CIDR per line, comments with #\n  \
-              nft    two named sets NAME_ipv4 and NAME_ipv6 to include inside an nftables table\n  \
-              json   {\"ipv4\": [..], \"ipv6\": [..], \"pools\": [..], \"leftOut\": [..]} (as -o json)",
-        after_long_help = concat_help!(
-            "Examples:\n  \
-              poolwardctl pools export --pool external-pool\n  \
-              poolwardctl pools export --format nft > /etc/nftables.d/poolward.nft\n\n\
-            and in /etc/nftables.conf:\n  \
-              table inet filter {\n    \
-                include \"/etc/nftables.d/poolward.nft\"\n    \
-                chain forward {\n      \
-                  type filter hook forward priority filter; policy drop;\n      \
-                  ct state established,related accept\n      \
-                  ip saddr @poolward_ipv4 accept\n      \
-                  ip6 saddr @poolward_ipv6 accept\n    \
-                }\n  \
-              }",
-        )
-    )]
-    Export(PoolsExportArgs),
-}
-
-/// Arguments of `pools export`.
-#[derive(Args, Debug)]
-pub(crate) struct PoolsExportArgs {
-    /// How to print the ranges [default: cidr, or what -o says]
-    #[arg(long, value_enum)]
-    pub(crate) format: Option<ExportFormat>,
-
-    /// Only this pool; may be repeated
-    #[arg(long = "pool", value_name = "NAME")]
-    pub(crate) pools: Vec<String>,
-
-    /// Pools with natOutgoing too
-    #[arg(long)]
-    pub(crate) include_nat: bool,
-
-    /// With nft: what the sets' names begin with
-    #[arg(long, value_name = "NAME", default_value = "poolward", value_parser = parse_set_name)]
-    pub(crate) set_name: String,
-}
-
-/// How ranges are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExportFormat {
-    Cidr,
-    Nft,
-    Json,
 }
 
 /// Arguments of `version`.

@@ -1,26 +1,25 @@
 //! The real kernel: netlink, `/proc/sys`, nftables and the programs.
 
+mod host;
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bpf::PoolCounters;
 use model::{Family, MIN_MTU_BYTES, TagId};
 use rustix::fs::fstat;
 use rustix::io::Errno;
-use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, SocketType};
 use rustix::system::uname;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, clock_gettime};
 
+use self::host::{in_namespace, is_at_least, write_sysctl};
 use super::exec::{self, exec_netlink, exec_runs, netlink_requests, one_by_one};
 use super::netlink::{Answer, Netlink, NetlinkError};
 use super::nexthop::Message;
@@ -38,25 +37,8 @@ use crate::settings::Settings;
 /// Sockets kept open between calls; more are opened when more calls run at once, and closed after.
 const IDLE_SOCKETS_MAX: usize = 4;
 
-/// Deletions whose thread has not returned yet, at most; beyond that they are waited for.
-const DELETIONS_MAX: usize = 32;
-
-/// How often a deletion under way is looked at.
-const DELETION_POLL: Duration = Duration::from_micros(100);
-
-/// How long a deletion may take until it is called failed.
-const DELETION_LIMIT: Duration = Duration::from_secs(10);
-
-/// What to do where switches cannot be written.
-const READ_ONLY: &str =
-    "read-only, as in a container: mount the host's /proc/sys/net and name it in sysctlDir";
-
 /// Name of the interface that is made to see whether it can be.
 const PROBE_IFNAME: &str = "poolward-probe";
-
-/// How often it is asked whether the kernel has noticed a carrier, and how long at most.
-const CARRIER_POLL: Duration = Duration::from_micros(500);
-const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The kernel under the node's agent. One per dataplane.
 pub(crate) struct Linux {
@@ -161,82 +143,6 @@ impl Linux {
             Op::SetSysctl { sysctl, value } => write_sysctl(&self.sysctl_dir, sysctl, *value),
             _ => Err(KernelError::other(op.to_string(), "no such operation outside netlink")),
         }
-    }
-
-    /// Since 6.8 the question itself makes the kernel notice the carrier (`linkwatch_sync_dev` in `rtnl_getlink`);
-    /// before, its own work does so within milliseconds.
-    fn await_carrier(&self, ifname: &str) -> Result<(), KernelError> {
-        let deadline = Instant::now() + CARRIER_LIMIT;
-        loop {
-            let found = self.fetch_link(ifname)?;
-            if found.as_ref().is_none_or(|link| link.operational) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let operation = format!("wait for the carrier of {ifname}");
-                return Err(KernelError::io(operation, io::Error::from(io::ErrorKind::TimedOut)));
-            }
-            thread::sleep(CARRIER_POLL);
-        }
-    }
-
-    /// Deletes an interface and returns when the kernel finds it no more under its name.
-    ///
-    /// The system call itself returns 15 to 40 ms later: it waits for readers of the programs' links, with the rtnl
-    /// lock held, and then for those of the freed memory (`dev_tcx_uninstall`, `netdev_run_todo`; measured on 6.18:
-    /// gone after 0.7 ms). Those waits, and letting go of the pins after them, are left to a thread. The question
-    /// whether it is gone must not wait for that lock either: `SIOCGIFINDEX` does not, a netlink question does.
-    fn delete_link(&self, ifname: &str, ifindex: u32) -> Result<(), KernelError> {
-        let operation = || format!("delete interface {ifname} ({ifindex})");
-        let (sender, receiver) = mpsc::channel();
-        let programs = self.programs.clone();
-        let delete = move || {
-            let answer = Netlink::open().and_then(|mut s| s.execute(vec![message::delete_link(ifindex)]));
-            // Nobody listens any more if the interface was seen to be gone.
-            let _ = sender.send(answer.map(|answers| answers.into_iter().next()));
-            // Pins of an interface that is gone hold nothing but memory; a reconciliation would find them as well.
-            if let Some(Err(error)) = programs.map(|programs| programs.detach(ifindex)) {
-                tracing::debug!(ifindex, %error, "pins of a deleted interface are left to the next reconciliation");
-            }
-        };
-        let lookup = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)
-            .map_err(|cause| KernelError::io(operation(), cause.into()))?;
-        let in_background = {
-            let mut deletions = lock(&self.deletions);
-            deletions.len() < DELETIONS_MAX && deletions.insert(ifindex)
-        };
-        if in_background {
-            let deletions = Arc::clone(&self.deletions);
-            let counted = move || {
-                delete();
-                lock(&deletions).remove(&ifindex);
-            };
-            let started = thread::Builder::new().name("delete-link".into()).spawn(counted);
-            if let Err(cause) = started {
-                lock(&self.deletions).remove(&ifindex);
-                return Err(KernelError::io(operation(), cause));
-            }
-        } else {
-            delete();
-        }
-        let deadline = Instant::now() + DELETION_LIMIT;
-        while Instant::now() < deadline {
-            match receiver.recv_timeout(DELETION_POLL) {
-                Ok(Ok(Some(Ok(_)))) => return Ok(()),
-                Ok(Ok(Some(Err(error)))) if is_missing(&error.cause) => return Ok(()),
-                Ok(Ok(Some(Err(error)))) => return Err(netlink_error(operation(), error)),
-                Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(KernelError::other(operation(), "no answer"));
-                }
-                Ok(Err(cause)) => return Err(KernelError::io(operation(), cause)),
-                Err(RecvTimeoutError::Timeout) => {
-                    if name_to_index(&lookup, ifname) != Ok(ifindex) {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Err(KernelError::io(operation(), io::Error::from(io::ErrorKind::TimedOut)))
     }
 
     /// The node's elements of one kind, all families.
@@ -522,15 +428,6 @@ impl Kernel for Linux {
 /// The kernel whose helper knows how to take an outer header off (`BPF_F_ADJ_ROOM_DECAP_L3_IPV4`, d219df60a70e).
 const DECAPSULATION_SINCE: (u32, u32) = (6, 3);
 
-/// Whether a kernel's release is of this version or a later one.
-fn is_at_least(release: &str, version: (u32, u32)) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
-        _ => false,
-    }
-}
-
 /// What is under the lock is whole whatever its last holder came to.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -557,60 +454,4 @@ pub(super) fn is_missing(cause: &io::Error) -> bool {
 
 pub(super) fn netlink_error(operation: String, error: NetlinkError) -> KernelError {
     KernelError::io(operation, error.cause).with_text(error.text)
-}
-
-/// Runs `call` on a thread of its own inside a namespace: the calling thread stays where it is, and no thread
-/// that others use is ever in the wrong one.
-fn in_namespace<T: Send>(netns: BorrowedFd<'_>, call: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
-    let enter = || move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map(|()| call());
-    let result = thread::scope(|scope| {
-        let worker = thread::Builder::new().name("pod-netns".into()).spawn_scoped(scope, enter);
-        worker.map(thread::ScopedJoinHandle::join)
-    });
-    match result {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(cause))) => {
-            let error = KernelError::io("enter the pod's network namespace", cause.into());
-            let wrong_kind = cause == Errno::INVAL;
-            Err(if wrong_kind { error.with_kind(ErrorKind::NotANamespace) } else { error })
-        }
-        Ok(Err(_)) => Err(KernelError::other("work in the pod's network namespace", "the thread panicked")),
-        Err(cause) => Err(KernelError::io("start a thread for the pod's network namespace", cause)),
-    }
-}
-
-/// Writes a switch. `accept_ra` of an interface without IPv6 does not exist, and need not.
-fn write_sysctl(sysctl_dir: &Path, sysctl: &Sysctl, value: u8) -> Result<(), KernelError> {
-    let path = sysctl.path(sysctl_dir);
-    match fs::write(&path, value.to_string()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(sysctl, Sysctl::AcceptRa(_)) => {
-            Ok(())
-        }
-        // Where /proc/sys is read-only, what is right already may stay.
-        Err(_) if fs::read_to_string(&path).is_ok_and(|text| text.trim() == value.to_string()) => Ok(()),
-        Err(error) => {
-            let read_only = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
-            let error = KernelError::io(format!("write {value} to {}", path.display()), error);
-            Err(if read_only { error.with_text(READ_ONLY) } else { error })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_are_compared_by_their_numbers() {
-        let check =
-            |release: &str, expected: bool| assert_eq!(is_at_least(release, (6, 3)), expected, "{release}");
-        check("6.1.0-28-cloud-amd64", false);
-        check("6.3.0", true);
-        check("6.12.57+deb13-amd64", true);
-        check("5.15.0", false);
-        check("10.0", true);
-        check("6", false);
-        check("", false);
-    }
 }

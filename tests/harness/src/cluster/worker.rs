@@ -16,6 +16,8 @@ pub const DNS_ADDRESS: &str = "10.96.0.10";
 /// What names of Services end with.
 pub const DNS_DOMAIN: &str = "cluster.local";
 
+const CONTAINERD: &str = "containerd";
+
 /// How long containerd may take until it answers.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -121,12 +123,17 @@ impl Worker {
         };
         identities.write(worker.machine.dir())?;
         worker.write_configuration()?;
+        worker.install_plugins()?;
+        worker.start_programs(&[])?;
+        Ok(worker)
+    }
+
+    fn install_plugins(&self) -> Result<()> {
         for plugin in PLUGINS {
-            let (from, to) = (Path::new(PLUGINS_DIR).join(plugin), worker.plugins().join(plugin));
+            let (from, to) = (Path::new(PLUGINS_DIR).join(plugin), self.plugins().join(plugin));
             std::fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
         }
-        worker.start_programs()?;
-        Ok(worker)
+        Ok(())
     }
 
     /// A power cut.
@@ -146,11 +153,48 @@ impl Worker {
     /// It is on, or as starting it.
     pub fn switch_on(&mut self) -> Result<()> {
         self.machine.switch_on()?;
-        self.start_programs()
+        self.start_programs(&[])
     }
 
-    fn start_programs(&mut self) -> Result<()> {
+    /// Switches on another machine in the place of one that is off: under its name and with its identity, and with an empty
+    /// disk but for these image archives.
+    ///
+    /// # Errors
+    /// It is on, its disk cannot be emptied, or as starting it.
+    pub fn replace(&mut self, archives: &[&Path]) -> Result<()> {
+        self.machine.replace_disk()?;
+        self.machine.switch_on()?;
+        self.install_plugins()?;
+        self.start_programs(archives)
+    }
+
+    /// Kills one of its programs, `containerd`, `kubelet` or `kube-proxy`: what it started lives on.
+    ///
+    /// # Errors
+    /// There is none of this name, or it does not run.
+    pub fn kill(&mut self, program: &str) -> Result<()> {
+        self.program(program)?.kill()
+    }
+
+    /// Starts it again after that.
+    ///
+    /// # Errors
+    /// There is none of this name, it runs, or containerd does not answer.
+    pub fn start_again(&mut self, program: &str) -> Result<()> {
+        self.program(program)?.start()?;
+        if program == CONTAINERD { self.await_containerd() } else { Ok(()) }
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Daemon> {
+        let found = self.daemons.iter_mut().find(|daemon| daemon.name() == name);
+        found.with_context(|| format!("{} has no program {name:?}", self.name))
+    }
+
+    fn start_programs(&mut self, archives: &[&Path]) -> Result<()> {
         self.start_containerd()?;
+        for archive in archives {
+            self.import_images(archive)?;
+        }
         self.start_kubelet()?;
         self.start_kube_proxy()
     }
@@ -263,16 +307,21 @@ impl Worker {
 
     fn start_containerd(&mut self) -> Result<()> {
         let config = self.file("containerd.toml");
-        self.start_daemon("containerd", Path::new("containerd"), &["--config".to_owned(), config])?;
+        self.start_daemon(CONTAINERD, Path::new(CONTAINERD), &["--config".to_owned(), config])?;
+        self.await_containerd()?;
+        self.import_images(&self.images)
+    }
+
+    fn await_containerd(&mut self) -> Result<()> {
         let deadline = Instant::now() + CONTAINERD_LIMIT;
         while let Err(error) = self.ctr(&["version"]) {
-            self.check()?;
+            self.program(CONTAINERD)?.check()?;
             if Instant::now() > deadline {
                 bail!("containerd of {} does not answer: {error:#}", self.name);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.import_images(&self.images)
+        Ok(())
     }
 
     fn start_kubelet(&mut self) -> Result<()> {

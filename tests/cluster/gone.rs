@@ -41,11 +41,12 @@ fn a_deleted_node_is_forgotten_and_replaced_from_nothing_and_meanwhile_container
     ]);
     let (elsewhere, drained) = pods.split_at(2);
     let before = Owned::by(&site, &node);
-    assert!(!before.blocks.is_empty(), "{before:?}");
+    assert!(before.of_default_pool().next().is_some(), "{before:?}");
     wait_until("the node tells its addresses", || told(&site, &node).is_some());
     for worker in &site.cluster.workers[..2] {
         wait_until("its blocks have routes", || {
-            before.blocks.keys().all(|block| routes(worker).contains(block))
+            let routes = routes(worker);
+            before.of_default_pool().all(|block| routes.contains(block))
         });
     }
 
@@ -68,10 +69,8 @@ fn a_deleted_node_is_forgotten_and_replaced_from_nothing_and_meanwhile_container
     }
     wait_until("what it told goes with it", || told(&site, &node).is_none());
     let owned = Owned::by(&site, &node);
-    assert!(
-        deleted.elapsed() >= GONE_AFTER || owned.nonces() == before.nonces(),
-        "not before the grace: {owned:?}"
-    );
+    let is_kept = before.of_default_pool().all(|block| owned.blocks.contains_key(block));
+    assert!(is_kept || deleted.elapsed() >= GONE_AFTER, "taken before the grace: {before:?} {owned:?}");
     at("it is deleted");
     // The grace and the controllers take a minute.
     leaks::only_addresses_of_containers_that_are_really_gone_are_freed_without_a_del(&mut site);
@@ -164,6 +163,15 @@ impl Owned {
             }
         }
         owned
+    }
+
+    /// Ranges of the pool that serves pods of these tests; others may have left blocks behind that go by themselves.
+    fn of_default_pool(&self) -> impl Iterator<Item = &String> {
+        let is_its = |block: &&String| {
+            let network = block.split('/').next().and_then(|network| network.parse().ok());
+            network.is_some_and(|network: IpAddr| DEFAULT_POOL.contains(network))
+        };
+        self.blocks.keys().filter(is_its)
     }
 
     fn nonces(&self) -> BTreeSet<String> {

@@ -119,7 +119,7 @@ fn apply(site: &Site, objects: &[Value]) {
     site.kubectl().apply_unchecked(&list.to_string()).unwrap();
 }
 
-fn pool(name: &str, spec: Value) -> Value {
+fn pool(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "poolward.io/v1", "kind": "IPPool", "metadata": {"name": name}, "spec": spec})
 }
 
@@ -181,20 +181,20 @@ fn pods_of_both_families_reach_each_other_on_every_node_and_are_seen_outside_as_
         &[
             pool(
                 names[0],
-                json!({
+                &json!({
                     "cidr": "10.244.96.0/24", "blockSize": 28, "ipipMode": "Always", "natOutgoing": true,
                     "assignmentMode": "Manual",
                 }),
             ),
             pool(
                 names[1],
-                json!({
+                &json!({
                     "cidr": "fd00:10:244::/112", "blockSize": 124, "assignmentMode": "Manual", "dscp": SIX_DSCP,
                 }),
             ),
             pool(
                 names[2],
-                json!({
+                &json!({
                     "cidr": "fd00:10:245::/112", "blockSize": 124, "assignmentMode": "Manual", "natOutgoing": true,
                     "dscp": SIX_NAT_DSCP,
                 }),
@@ -352,7 +352,7 @@ fn a_pod_of_both_families_gets_neither_while_one_is_full_and_both_when_there_is_
         json!({"cidr": cidr, "blockSize": size, "assignmentMode": "Manual", "cooldownSeconds": 0})
     });
     let [four, six] = pools;
-    apply(&site, &[pool(names[0], four), pool(names[1], six)]);
+    apply(&site, &[pool(names[0], &four), pool(names[1], &six)]);
     let namespace =
         site.namespace("scarce", &[(FOUR_POOLS, r#"["scarce-four"]"#), (SIX_POOLS, r#"["scarce-six"]"#)]);
     let pod = |name| PodOptions { namespace: &namespace, name, node: Some(3), ..PodOptions::default() };

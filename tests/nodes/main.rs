@@ -18,6 +18,7 @@ mod mesh;
 mod outage;
 mod path;
 mod quiet;
+mod restored;
 mod role;
 mod scarcity;
 mod tags;

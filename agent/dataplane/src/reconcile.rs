@@ -5,8 +5,9 @@
 //! wanted: it starts no process and reads no map, so that it may follow every event at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use model::Cidr;
 use tokio::time::Instant;
@@ -57,6 +58,15 @@ impl Dataplane {
         let uplink = links.iter().find(|link| Some(&link.ifname) == uplink.ifname.as_ref());
         let Some(uplink) = uplink else { return Ok(None) };
         Ok(decide_ipv6(uplink.ifindex, &self.kernel.fetch_addresses()?))
+    }
+
+    /// What routers said of the ways to nodes that nobody else could be told: bytes, and when since the boot.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn path_mtus(&self) -> Result<BTreeMap<Ipv4Addr, (u32, Duration)>, DataplaneError> {
+        let said = self.kernel.fetch_path_mtus()?;
+        Ok(said.into_iter().map(|(node, said)| (node, (said.mtu_bytes, said.at))).collect())
     }
 
     /// Reads everything, compares, and brings about the difference. Runs beside wirings and unwirings, and waits for

@@ -29,6 +29,8 @@ struct Inner {
     pools: Places<(PoolName, String)>,
     ipv6s: Places<Option<Ipv6Addr>>,
     changed: BTreeSet<Cidr>,
+    /// Whether a block that was there says another address of its owner, or one for the first time.
+    ipv6_changed: bool,
 }
 
 /// One block. Without loans, as nearly all are, nothing of it lies elsewhere.
@@ -118,7 +120,9 @@ impl Inner {
             ipv6: self.ipv6s.of(&ipv6),
             loans: Some(object.loans.into_boxed_slice()).filter(|loans| !loans.is_empty()),
         };
-        if self.rows.get(&object.cidr) != Some(&row) {
+        let before = self.rows.get(&object.cidr);
+        self.ipv6_changed |= before.is_some_and(|before| before.ipv6 != row.ipv6);
+        if before != Some(&row) {
             self.changed.insert(object.cidr);
             self.rows.insert(object.cidr, row);
         }
@@ -180,6 +184,12 @@ impl BlockTable {
             (cidr, seen)
         };
         changed.into_iter().map(now).collect()
+    }
+
+    /// Whether any owner has said another address since this was asked last: nothing else of a view changes by that.
+    #[must_use]
+    pub fn take_ipv6_changed(&self) -> bool {
+        std::mem::take(&mut self.lock().ipv6_changed)
     }
 
     /// Blocks that somebody wishes deleted.

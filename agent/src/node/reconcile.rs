@@ -3,7 +3,7 @@
 //! The comparison itself is `dataplane`'s. A run is asked for by a changed view, by a change of links, addresses or
 //! routes that somebody made, by a timer, and by whoever must know that a change has arrived.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,9 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 /// The least time between runs that nobody waits for: a burst of ADDs, each of which changes links and routes, shall
 /// not keep comparing and starting `nft`.
 const MIN_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How soon what routers said is seen: senders repeat what was lost after a second or so.
+const PATHS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon a run that failed is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -189,6 +192,7 @@ impl Reconciler {
     /// Runs whenever there is a cause, until `stop` fires.
     pub async fn follow(self, resync: Duration, stop: CancellationToken) {
         let events = tokio::spawn(watch_kernel(self.clone(), stop.clone()));
+        let paths = tokio::spawn(watch_paths(self.clone(), stop.clone()));
         let mut views = self.shared.world.changes();
         let mut last_run = Instant::now();
         while !stop.is_cancelled() {
@@ -207,6 +211,29 @@ impl Reconciler {
             last_run = Instant::now();
         }
         let _ = events.await;
+        let _ = paths.await;
+    }
+}
+
+/// Lowers routes when a router has said that a way to a node carries less. The programs have nobody to tell, so what they
+/// noted is looked at; it is next to nothing.
+async fn watch_paths(reconciler: Reconciler, stop: CancellationToken) {
+    if !reconciler.shared.reach.many_nodes {
+        return;
+    }
+    let mut known = BTreeMap::new();
+    while stop.run_until_cancelled(tokio::time::sleep(PATHS_INTERVAL)).await.is_some() {
+        let dataplane = reconciler.shared.dataplane.clone();
+        match reconciler.shared.kernel_work.run(move || dataplane.path_mtus()).await {
+            Ok(Ok(said)) if said != known => {
+                known = said;
+                reconciler.repair(Vec::new()).await;
+                reconciler.want();
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, "what routers said is not seen"),
+            Err(error) => debug!(%error, "what routers said is not seen"),
+        }
     }
 }
 

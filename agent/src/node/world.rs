@@ -303,6 +303,7 @@ impl World {
         for (cidr, seen) in self.blocks.kept().take_changed() {
             news |= view.put_block(cidr, seen);
         }
+        news |= self.blocks.kept().take_ipv6_changed();
         drop(slot);
         drop(inputs);
         // What was read anew is news to upkeep, whatever it says.

@@ -4,27 +4,29 @@
 //!
 //! 1. The server is asked, consistently, for its newest revision. If that is below what was seen, the store went back
 //!    (an etcd restored from a backup): expired. This also tells a server that is away from one that has nothing new.
-//! 2. A watch is opened from what was seen, with bookmarks, so that what was seen moves on without events.
-//! 3. Lines are read until the connection ends, breaks, or is silent for too long; then again from 1, after a pause
+//! 2. If the server was away, it may have grown beyond what was seen since it went back: whether the newest change that
+//!    was seen is in its history is asked, too ([`Witness`]). If it is not: expired.
+//! 3. A watch is opened from what was seen, with bookmarks, so that what was seen moves on without events.
+//! 4. Lines are read until the connection ends, breaks, or is silent for too long; then again from 1, after a pause
 //!    that doubles while nothing works.
 //!
 //! The stream ends with [`StoreError::Expired`] when the server no longer keeps what followed. It does not end because
 //! the server is away: whoever watches goes on with what it has, and misses nothing.
 //!
-//! What this cannot see: a store that went back and has grown beyond the revision that was seen before the connection
-//! broke. A restore restarts the server, which breaks every connection; only a watcher cut off through all of that,
-//! and the growth after it, would miss it.
+//! What this cannot see: a deletion that was undone, if it was made before the list which the watch began with and
+//! nothing of the kind was written after it.
 
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::KubernetesStore;
 use super::transport::{self, Call, Failure};
 use super::wire::{self, Line};
+use super::witness::Witness;
 use crate::event::{Event, Watch};
 use crate::interface::StoreError;
 use crate::key::Key;
@@ -44,7 +46,8 @@ pub(super) async fn start<R: Resource>(
     from: Revision,
 ) -> Result<Watch<R>, StoreError> {
     let selector = store.field_selector::<R>();
-    watch(store, selector, from).await
+    let witness = store.newest_listed::<R>(from);
+    watch(store, selector, from, witness).await
 }
 
 /// Watches one object.
@@ -57,7 +60,7 @@ pub(super) async fn of_object<R: Resource>(
     if let Some(namespace) = key.namespace() {
         selector = format!("{selector},metadata.namespace={namespace}");
     }
-    watch(store, Some(selector), from).await
+    watch(store, Some(selector), from, None).await
 }
 
 /// The server's newest revision. Consistent: a page of one object, read through.
@@ -72,13 +75,24 @@ async fn watch<R: Resource>(
     store: KubernetesStore,
     selector: Option<String>,
     from: Revision,
+    witness: Option<Witness>,
 ) -> Result<Watch<R>, StoreError> {
-    let mut follower =
-        Follower { store, selector, position: from, connection: None, over: false, pause: FIRST_PAUSE };
+    let mut follower = Follower {
+        store,
+        selector,
+        position: from,
+        witness,
+        was_away: false,
+        connection: None,
+        over: false,
+        pause: FIRST_PAUSE,
+    };
     match follower.connect::<R>().await {
         Ok(lines) => follower.connection = Some(lines),
         Err(Broken::Expired(error)) => return Err(error),
-        Err(Broken::Passing(failure)) => return Err(Call::of::<R>(WATCH, transport::ALL).failed(failure)),
+        Err(Broken::Passing(failure) | Broken::Ended(failure)) => {
+            return Err(Call::of::<R>(WATCH, transport::ALL).failed(failure));
+        }
     }
     let events = stream::unfold(follower, |mut follower| async move {
         let item = follower.next::<R>().await?;
@@ -93,6 +107,10 @@ struct Follower {
     selector: Option<String>,
     /// Everything up to here was passed on.
     position: Revision,
+    /// The newest change up to there, if one is known.
+    witness: Option<Witness>,
+    /// Whether the server has failed since the last connection was made.
+    was_away: bool,
     connection: Option<Lines>,
     over: bool,
     pause: Duration,
@@ -104,6 +122,8 @@ enum Broken {
     Expired(StoreError),
     /// Another try may do.
     Passing(Failure),
+    /// The same, and it is no more than what was to be expected.
+    Ended(Failure),
 }
 
 impl Follower {
@@ -130,7 +150,7 @@ impl Follower {
                             Err(broken) => broken,
                         },
                         // The server ends every watch after a while; the next connection asks how things are.
-                        Ok(None) => Broken::Passing(passing("the server ended the watch")),
+                        Ok(None) => Broken::Ended(passing("the server ended the watch")),
                         Ok(Some(Err(error))) => Broken::Passing(passing(error.to_string())),
                         Err(_) => Broken::Passing(passing("silence")),
                     }
@@ -146,7 +166,11 @@ impl Follower {
                     self.over = true;
                     return Some(Err(Call::of::<R>(WATCH, transport::ALL).unreadable(&error)));
                 }
-                Broken::Passing(failure) => self.rest::<R>(failure).await,
+                Broken::Passing(failure) => {
+                    self.was_away = true;
+                    self.rest::<R>(failure).await;
+                }
+                Broken::Ended(failure) => self.rest::<R>(failure).await,
             }
         }
     }
@@ -171,6 +195,16 @@ impl Follower {
         if self.position > newest || self.position == Revision::ZERO {
             return Err(Broken::Expired(self.expired::<R>(newest)));
         }
+        if self.was_away
+            && let Some(witness) = &self.witness
+        {
+            let holds = witness.holds::<R>(&self.store, self.selector.as_deref(), self.position).await;
+            if !holds.map_err(Broken::Passing)? {
+                let (kind, position) = (R::KIND, self.position);
+                warn!(kind, %position, %newest, ?witness, "the store has another history than it had: restored from a backup?");
+                return Err(Broken::Expired(self.expired::<R>(newest)));
+            }
+        }
         let timeouts = &self.store.transport.timeouts;
         let length = timeouts.watch_length.mul_f64(0.5 + fastrand::f64() / 2.0).as_secs().max(1).to_string();
         let from = self.position.get().to_string();
@@ -185,6 +219,7 @@ impl Follower {
         }
         match self.store.transport.open(transport::get(&wire::list_path::<R>(), &query)).await {
             Ok(response) => {
+                self.was_away = false;
                 let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
                 Ok(body.into_async_read().lines().boxed())
             }
@@ -202,11 +237,13 @@ impl Follower {
         match line {
             Line::Put(object) if object.revision > self.position => {
                 self.position = object.revision;
+                self.witness = Some(Witness::of_put(&object));
                 Ok(Some(Event::Put(object)))
             }
             Line::Deleted(last) if last.revision > self.position => {
                 let Versioned { revision, .. } = last;
                 self.position = revision;
+                self.witness = Some(Witness::of_deletion(&last));
                 Ok(Some(Event::Delete { last, revision }))
             }
             // Seen already: a connection may begin a little early.

@@ -5,6 +5,7 @@
 //! * [`wire`]: objects, lists and events as the API writes them.
 //! * [`delete`]: deletion and the finalizer, as one operation.
 //! * [`follow`]: a watch that goes on over many connections.
+//! * [`witness`]: whether the history it goes on in is the one it was in.
 //! * [`policies`]: how many NetworkPolicies there are.
 //! * [`crd`] and [`install`]: the definitions of our kinds, and bringing them to a server.
 //!
@@ -20,8 +21,10 @@ mod options;
 mod policies;
 mod transport;
 mod wire;
+mod witness;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::NodeName;
 
@@ -34,6 +37,7 @@ use crate::resource::{API_VERSION, PROTECT_FINALIZER, Pod, Resource};
 use crate::rules::{CREATE, GET, LIST, REPLACE, internal, key_of};
 use crate::versioned::{Revision, Versioned};
 use transport::{Call, Failure, Transport};
+use witness::{Listed, Witness};
 
 /// What a replacement of a status is called in errors.
 const REPLACE_STATUS: &str = "replace the status of";
@@ -46,6 +50,9 @@ const MAX_CREATE_TRIES: u32 = 4;
 const PAGE_LEN: u32 = 500;
 const CORE_PAGE_LEN: u32 = 100;
 
+/// Of a list: exactly at the revision that is named.
+const LIST_MATCH_EXACT: &str = "Exact";
+
 /// How often a list is begun anew because the server no longer kept its snapshot.
 const MAX_LIST_TRIES: u32 = 5;
 
@@ -55,6 +62,8 @@ pub struct KubernetesStore {
     transport: Arc<Transport>,
     /// The node whose Pods are listed and watched; all of them without.
     node_name: Option<Arc<str>>,
+    /// What the last list of each kind showed, for the watch that begins where it ended.
+    listed: Arc<Mutex<BTreeMap<&'static str, Listed>>>,
 }
 
 impl std::fmt::Debug for KubernetesStore {
@@ -72,7 +81,7 @@ impl KubernetesStore {
         let config = options.config().await?;
         let transport = Transport::new(config, options.timeouts)?;
         let node_name = options.node_name.map(|name| Arc::from(name.as_str()));
-        Ok(Self { transport: Arc::new(transport), node_name })
+        Ok(Self { transport: Arc::new(transport), node_name, listed: Arc::default() })
     }
 
     async fn read<R: Resource>(
@@ -165,11 +174,20 @@ impl KubernetesStore {
     ) -> Result<Revision, StoreError> {
         let call = Call::of::<R>(LIST, transport::ALL);
         let mut resume = String::new();
+        let mut newest: Option<Witness> = None;
         loop {
             match self.page::<R>(selector.as_deref(), &resume).await {
                 Ok(page) => {
+                    let of_page = page.items.iter().max_by_key(|object| object.revision);
+                    let of_page = of_page.map(Witness::of_put);
+                    newest = match (newest, of_page) {
+                        (Some(newest), Some(of_page)) => Some(newest.newer(of_page)),
+                        (newest, of_page) => newest.or(of_page),
+                    };
                     take(page.items);
                     if page.resume.is_empty() {
+                        let listed = Listed { revision: page.revision, newest };
+                        self.listed.lock().unwrap_or_else(PoisonError::into_inner).insert(R::KIND, listed);
                         return Ok(page.revision);
                     }
                     resume = page.resume;
@@ -181,6 +199,12 @@ impl KubernetesStore {
                 Err(failure) => return Err(call.failed(failure)),
             }
         }
+    }
+
+    /// The newest object that a list showed which ended at this revision.
+    fn newest_listed<R: Resource>(&self, revision: Revision) -> Option<Witness> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.get(R::KIND).filter(|listed| listed.revision == revision)?.newest.clone()
     }
 
     /// Which of a kind's objects are of interest: Pods may be those of one node.

@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use poolward_store::resource::IpPool;
-use poolward_store::{Revision, Store, StoreError};
+use poolward_store::{Revision, Store, StoreError, Versioned};
 
 use crate::cluster::{Cluster, STEP, key, pool, read};
 
@@ -82,4 +82,35 @@ async fn a_store_that_was_restored_from_a_backup_is_noticed_and_read_anew() {
     );
     let absent = cluster.store.compare_and_delete::<IpPool>(&key("lost"), lost.revision).await;
     assert!(matches!(absent, Err(StoreError::Conflict { actual: None, .. })), "{absent:?}");
+
+    it_is_noticed_also_when_the_store_has_grown_beyond_what_was_seen(&mut cluster, kept).await;
+}
+
+async fn it_is_noticed_also_when_the_store_has_grown_beyond_what_was_seen(
+    cluster: &mut Cluster,
+    mut kept: Versioned<IpPool>,
+) {
+    let from = cluster.store.list::<IpPool>().await.unwrap().revision;
+    let backup = cluster.control_plane.snapshot("again").unwrap();
+    cluster.store.create(pool("lost", 1)).await.unwrap();
+    let list = cluster.store.list::<IpPool>().await.unwrap();
+    // One has seen the loss in its list, one as an event.
+    let mut listed = cluster.store.watch::<IpPool>(list.revision).await.unwrap();
+    let mut told = cluster.store.watch::<IpPool>(from).await.unwrap();
+    let event = tokio::time::timeout(STEP, told.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(event.object().value.metadata.name, "lost");
+
+    cluster.control_plane.restore(&backup).unwrap();
+    // Nobody watches meanwhile: streams go on only when they are asked.
+    assert_eq!(read::<IpPool>(&cluster.store, "kept").await, Some(kept.clone()));
+    let mut priority = 0;
+    while kept.revision <= list.revision {
+        priority += 1;
+        kept = cluster.store.compare_and_swap(kept.revision, pool("kept", priority)).await.unwrap();
+    }
+    for watch in [&mut listed, &mut told] {
+        let end = tokio::time::timeout(STEP, watch.next()).await.unwrap();
+        let Some(Err(StoreError::Expired { from, newest, .. })) = end else { panic!("{end:?}") };
+        assert!(from < newest, "{from} {newest}");
+    }
 }

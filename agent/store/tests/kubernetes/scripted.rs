@@ -225,6 +225,8 @@ async fn a_watch_goes_on_behind_bookmarks_and_waits_as_long_as_it_is_asked_to() 
         lines(&[event("ADDED", &object("a", 11)), event("BOOKMARK", &object("", 40))]),
         overloaded,
         page(&[], 50, ""),
+        // As it was when the server was there the last time.
+        page(&[object("a", 11)], 40, ""),
         // Seen already, then news.
         lines(&[event("MODIFIED", &object("a", 39)), event("DELETED", &object("a", 45))]),
         page(&[], 50, ""),
@@ -244,4 +246,38 @@ async fn a_watch_goes_on_behind_bookmarks_and_waits_as_long_as_it_is_asked_to() 
     assert!(
         watches[0].contains(&from(10)) && watches[1].contains(&from(40)) && watches[2].contains(&from(45))
     );
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_what_it_saw_last_is_not_in_the_servers_history() {
+    let hangs_up = || answer(503, &"starting");
+    let added = || lines(&[event("ADDED", &object("a", 11)), event("BOOKMARK", &object("", 40))]);
+    let deleted = || lines(&[event("DELETED", &object("a", 11)), event("BOOKMARK", &object("", 40))]);
+    let check = async |seen: Answer, at_40: &[Value], is_another: bool| {
+        let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
+        let script = Script::start(vec![
+            page(&[], 10, ""),
+            seen,
+            hangs_up(),
+            page(&[], 50, ""),
+            page(at_40, 40, ""),
+            lines(&[event("ERROR", &gone)]),
+        ])
+        .await;
+        let watch = script.store.watch::<IpPool>(Revision::new(10)).await.unwrap();
+        let seen: Vec<_> = tokio::time::timeout(STEP, watch.collect()).await.unwrap();
+        assert!(matches!(seen.last(), Some(Err(StoreError::Expired { .. }))), "{seen:?}");
+        let requests = script.requests();
+        let watches = requests.iter().filter(|line| line.contains("watch=true")).count();
+        assert_eq!(watches, if is_another { 1 } else { 2 }, "{at_40:?}: {requests:?}");
+        let asked = requests.iter().find(|line| line.contains("resourceVersionMatch=Exact")).unwrap();
+        assert!(asked.contains("resourceVersion=40") && asked.contains("metadata.name"), "{asked}");
+    };
+    check(added(), &[object("a", 11)], false).await;
+    // As it was before; or made again since; or never made.
+    check(added(), &[object("a", 9)], true).await;
+    check(added(), &[object("a", 30)], true).await;
+    check(added(), &[], true).await;
+    check(deleted(), &[], false).await;
+    check(deleted(), &[object("a", 9)], true).await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::{Binaries, Cluster, Desk, Kubernetes, NodeShell, Page};
 
 /// How long a page may take on a machine that is busy with much else: some seconds each, else.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// Runs a page of docs/operate; what it printed. With `env` for what a reader fills in.
 ///

@@ -192,7 +192,11 @@ impl Reconciler {
     /// Runs whenever there is a cause, until `stop` fires.
     pub async fn follow(self, resync: Duration, stop: CancellationToken) {
         let events = tokio::spawn(watch_kernel(self.clone(), stop.clone()));
-        let paths = tokio::spawn(watch_paths(self.clone(), stop.clone()));
+        tokio::join!(self.clone().run_on_cause(resync, &stop), watch_paths(&self, &stop));
+        let _ = events.await;
+    }
+
+    async fn run_on_cause(self, resync: Duration, stop: &CancellationToken) {
         let mut views = self.shared.world.changes();
         let mut last_run = Instant::now();
         while !stop.is_cancelled() {
@@ -210,14 +214,12 @@ impl Reconciler {
             self.run().await;
             last_run = Instant::now();
         }
-        let _ = events.await;
-        let _ = paths.await;
     }
 }
 
 /// Lowers routes when a router has said that a way to a node carries less. The programs have nobody to tell, so what they
 /// noted is looked at; it is next to nothing.
-async fn watch_paths(reconciler: Reconciler, stop: CancellationToken) {
+async fn watch_paths(reconciler: &Reconciler, stop: &CancellationToken) {
     if !reconciler.shared.reach.many_nodes {
         return;
     }

@@ -12,7 +12,7 @@ use harness::{AgentOptions, Capture, Cni, Direction, EchoServer};
 use serde_json::{Value, json};
 
 use crate::manifest::{namespace, pod, pool, reservation};
-use crate::other_plugins::{add, holders, plugin, plugin_dir};
+use crate::other_plugins::{add, holders, plugin, plugin_dir, wait_until_left_to_others};
 use crate::site::{Node, Pod, Site, addresses_of, wait_until};
 
 const PORT: u16 = 7710;
@@ -118,6 +118,7 @@ fn addresses_on_the_lan_outlive_the_agent_and_come_back_by_del_gc_or_as_leaks() 
 
     // The same again gets the same, before and after the agent was killed.
     assert_eq!(asked_again(&node, &dir, &pods[0]), pods[0].addresses());
+    wait_until_left_to_others(&node, &["192.0.2.", "2001:db8:1:"]);
     node.agent.kill().unwrap();
     node.agent.start_again().unwrap();
     assert_eq!((holders(&node), node.first_planned()), (8, 0));

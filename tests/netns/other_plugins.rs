@@ -52,6 +52,18 @@ pub(crate) fn holders(node: &Node<'_>) -> usize {
     node.ctl().json(&["ipam", "show"]).unwrap()["addresses"].as_array().unwrap().len()
 }
 
+/// Waits for the comparison that takes off what kept ranges closed, now that they are another plugin's; by how they begin.
+pub(crate) fn wait_until_left_to_others(node: &Node<'_>, ranges: &[&str]) {
+    wait_until(Duration::from_secs(10), "ranges of another plugin are left to it", || {
+        let routes = node.netns().ip("route show").unwrap() + &node.netns().ip("-6 route show").unwrap();
+        let closes = |line: &str| {
+            let range = line.strip_prefix("blackhole ").or_else(|| line.strip_prefix("unreachable "));
+            range.is_some_and(|range| ranges.iter().any(|begin| range.starts_with(begin)))
+        };
+        !routes.lines().any(closes)
+    });
+}
+
 #[test]
 fn ptp_has_its_addresses_from_our_pools_and_gives_them_back() {
     let site = Site::new();
@@ -81,6 +93,7 @@ fn ptp_has_its_addresses_from_our_pools_and_gives_them_back() {
     assert!(!release.status.success(), "nobody can see here whether it lives");
     assert_eq!(holders(&node), 2);
 
+    wait_until_left_to_others(&node, &["10.68."]);
     // A new agent knows them by its journal, and neither frees nor sweeps them.
     node.agent.kill().unwrap();
     node.agent.start_again().unwrap();

@@ -4,7 +4,8 @@
 //! a DEL never fails for the sake of a key that only ADD uses. Unknown keys are accepted, since runtimes and
 //! plugins of the same chain add theirs, but not inside `ipam`, where a misspelt key would choose another pool.
 
-use std::net::IpAddr;
+mod ipam;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::host_local;
 use crate::json::{Object, show, wrong};
 use crate::result::CniResult;
 use crate::verb::ipam::NAME as IPAM_NAME;
+
+pub(crate) use self::ipam::IpamOptions;
 
 /// The largest configuration read. A GC lists every attachment of a node.
 pub(crate) const MAX_STDIN_BYTES: u64 = 1024 * 1024;
@@ -50,21 +53,6 @@ impl SpecVersion {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
-}
-
-/// What ADD is asked to do as the IPAM of another main plugin.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct IpamOptions {
-    /// Pools and families.
-    pub(crate) network: NetworkOptions,
-    /// `ipam.prefix` is `pool`, or not there: the whole pool is on the link.
-    pub(crate) on_link: bool,
-    /// `ipam.subnets`, as they are: what is on the link where a pool is but a part of it.
-    pub(crate) subnets: Vec<String>,
-    /// `ipam.gateways`: at most one of each family.
-    pub(crate) gateways: Option<Vec<IpAddr>>,
-    /// `ipam.routes`, as they are: instead of default routes by the gateways.
-    pub(crate) routes: Option<Value>,
 }
 
 /// Keys of `ipam` that choose pools and families.
@@ -210,51 +198,6 @@ impl Config {
         &self.root
     }
 
-    /// What ADD is asked to do as the IPAM of another main plugin, whose keys besides `ipam` are its own.
-    pub(crate) fn ipam_options(&self) -> Result<IpamOptions, CniError> {
-        let root = Object::root(&self.root);
-        refuse_runtime_keys(&root, &["ips", "ipRanges"])?;
-        let Some(ipam) = root.object("ipam")? else {
-            return Err(invalid("ipam: missing, but required where this plugin gives the addresses"));
-        };
-        if let Some(kind) = ipam.string("type")?
-            && kind != IPAM_NAME
-        {
-            return Err(unsupported("ipam.type", &kind.into()).detail("this plugin is \"poolward-ipam\""));
-        }
-        let keys = [&CHOICE_KEYS[..], &["prefix", "subnets", "gateways", "routes"]].concat();
-        refuse_other_keys(&ipam, &keys)?;
-        let mut options = IpamOptions::default();
-        choose(&ipam, &mut options.network)?;
-        options.on_link = match ipam.string("prefix")?.unwrap_or("pool") {
-            "host" => false,
-            "pool" => true,
-            other => return Err(invalid(&format!("ipam.prefix: {}: expected host or pool", quote(other)))),
-        };
-        options.subnets = ipam.strings("subnets")?.unwrap_or_default();
-        if !options.on_link && !options.subnets.is_empty() {
-            return Err(invalid("ipam.subnets: with \"prefix\": \"host\" nothing is on the link"));
-        }
-        let texts = ipam.strings("gateways")?;
-        let mut gateways: Vec<IpAddr> = Vec::new();
-        for text in texts.iter().flatten() {
-            let gateway: IpAddr = text
-                .parse()
-                .map_err(|_| invalid(&format!("ipam.gateways: {}: expected an IP address", quote(text))))?;
-            if gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
-                return Err(invalid(&format!("ipam.gateways: {gateway}: a second one of its family")));
-            }
-            gateways.push(gateway);
-        }
-        if !options.on_link && !gateways.is_empty() {
-            return Err(invalid("ipam.gateways: with \"prefix\": \"host\" no gateway is on the link"));
-        }
-        options.gateways = texts.map(|_| gateways);
-        let routes = ipam.list("routes")?;
-        options.routes = routes.map(|routes| routes.into_iter().map(|(_, route)| route.clone()).collect());
-        Ok(options)
-    }
-
     /// `runtimeConfig` holds what the runtime wants done by this very plugin, because its configuration declared
     /// the capability. Silence would look like success.
     fn refuse_capabilities(root: &Object<'_>) -> Result<(), CniError> {
@@ -365,13 +308,13 @@ mod tests {
 
     use super::*;
 
-    fn config(extra: &Value) -> Result<Config, CniError> {
+    pub(super) fn config(extra: &Value) -> Result<Config, CniError> {
         let mut root = json!({"cniVersion": "1.1.0", "name": "net", "type": "poolward"});
         root.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         Config::parse(root.as_object().unwrap().clone())
     }
 
-    fn check<T: std::fmt::Debug>(found: Result<T, CniError>, code: Code, expected: &str) {
+    pub(super) fn check<T: std::fmt::Debug>(found: Result<T, CniError>, code: Code, expected: &str) {
         let error = found.unwrap_err();
         let (found_code, line) = error.parts();
         assert_eq!((found_code, line), (code, format!("network configuration{expected}").as_str()));
@@ -387,50 +330,6 @@ mod tests {
         {
             assert!(!config(&json!({"ipam": ipam})).unwrap().uses_host_local().unwrap(), "{ipam}");
         }
-    }
-
-    #[test]
-    fn as_the_ipam_of_another_plugin_only_ipam_counts() {
-        let options =
-            |ipam: Value| config(&json!({"type": "ptp", "mtu": 9, "ipam": ipam})).unwrap().ipam_options();
-        let plain = options(json!({"type": "poolward-ipam"})).unwrap();
-        assert!(plain.on_link && plain.gateways.is_none() && plain.routes.is_none());
-        let all = json!({"ipv4_pools": ["a"], "prefix": "pool", "subnets": ["10.0.0.0/8"], "gateways": ["10.0.0.1", "fd00::1"],
-            "routes": [{"dst": "192.0.2.0/24"}]});
-        let found = options(all).unwrap();
-        assert_eq!(found.network.ipv4_pools, Some(vec!["a".to_owned()]));
-        assert_eq!(found.gateways.map(|gateways| gateways.len()), Some(2));
-        assert_eq!(found.subnets, ["10.0.0.0/8"]);
-        assert_eq!(found.routes, Some(json!([{"dst": "192.0.2.0/24"}])));
-        assert_eq!(options(json!({"gateways": []})).unwrap().gateways, Some(Vec::new()));
-        assert!(!options(json!({"prefix": "host"})).unwrap().on_link);
-
-        let refused = |ipam: Value, code: Code, expected: &str| check(options(ipam), code, expected);
-        refused(json!({"type": "ptp"}), Code::UnsupportedField, ": ipam.type=\"ptp\": not supported");
-        refused(json!({"subnet": "x"}), Code::UnsupportedField, ": ipam.subnet=\"x\": not supported");
-        refused(json!({"prefix": 24}), Code::InvalidConfig, ": ipam.prefix: expected a string, found 24");
-        refused(json!({"prefix": "24"}), Code::InvalidConfig, ": ipam.prefix: \"24\": expected host or pool");
-        refused(
-            json!({"gateways": ["10.0.0.1", "10.0.0.2"]}),
-            Code::InvalidConfig,
-            ": ipam.gateways: 10.0.0.2: a second one of its family",
-        );
-        refused(
-            json!({"prefix": "host", "gateways": ["10.0.0.1"]}),
-            Code::InvalidConfig,
-            ": ipam.gateways: with \"prefix\": \"host\" no gateway is on the link",
-        );
-        refused(
-            json!({"prefix": "host", "subnets": ["10.0.0.0/8"]}),
-            Code::InvalidConfig,
-            ": ipam.subnets: with \"prefix\": \"host\" nothing is on the link",
-        );
-        let missing = config(&json!({"type": "ptp"})).unwrap().ipam_options();
-        check(
-            missing,
-            Code::InvalidConfig,
-            ": ipam: missing, but required where this plugin gives the addresses",
-        );
     }
 
     #[test]

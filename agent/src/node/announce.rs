@@ -28,17 +28,13 @@ impl<S: Store> Node<S> {
             return None;
         }
         let dataplane = self.dataplane.clone();
-        match self.blocking(move || dataplane.underlay_ipv6()).await {
-            Ok(Ok(address)) => address,
-            Ok(Err(error)) => {
-                debug!(%error, "this node's own IPv6 address cannot be read");
-                None
-            }
-            Err(error) => {
-                debug!(%error, "this node's own IPv6 address cannot be read");
-                None
-            }
-        }
+        let read = self.blocking(move || dataplane.underlay_ipv6()).await;
+        let read =
+            read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
+        read.unwrap_or_else(|error| {
+            debug!(error, "this node's own IPv6 address cannot be read");
+            None
+        })
     }
 
     /// A new block, which says the address from the first on: until it does, there is no route to it.

@@ -48,7 +48,7 @@ use crate::workspace::Workspace;
 use crate::{build, image, logged};
 
 /// The longest one test program may take.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(40 * 60);
+const PROGRAM_LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// A tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -287,9 +287,8 @@ fn foreign_routes_and_nexthops_stay_as_they_are() {
     assert_eq!(foreign(), before);
 }
 
-#[test]
-fn twenty_thousand_routes_over_five_thousand_nodes_come_drift_and_go() {
-    let node = Node::new();
+/// Five thousand nodes on the link, with four blocks each.
+fn many(node: &Node) -> DesiredState {
     node.netns().ip("addr add 172.16.0.1/12 dev up0").unwrap();
     let mut desired = node.desired(&[], &[]);
     for number in 0..5000_u32 {
@@ -300,6 +299,30 @@ fn twenty_thousand_routes_over_five_thousand_nodes_come_drift_and_go() {
             desired.remote_ranges.push(range(&format!("{network}/26"), number, IpipMode::Never));
         }
     }
+    desired
+}
+
+#[test]
+fn an_interface_that_goes_while_all_is_removed_is_no_failure() {
+    let node = Node::new();
+    let report = node.reconcile(&many(&node));
+    assert!(report.errors.is_empty() && report.unrouted.is_empty(), "{report:?}");
+    let removed = std::thread::scope(|scope| {
+        let removal = scope.spawn(|| node.call(Dataplane::remove_all));
+        while node.netns().ip("route show proto 80").unwrap().lines().count() >= 20_000 {}
+        // Takes the nexthop objects along, and with them the routes that are still to be deleted.
+        node.netns().ip("link delete up0").unwrap();
+        removal.join().unwrap()
+    });
+    removed.unwrap();
+    assert_eq!(node.netns().ip("route show proto 80").unwrap(), "");
+    assert_eq!(node.netns().ip("nexthop show").unwrap(), "");
+}
+
+#[test]
+fn twenty_thousand_routes_over_five_thousand_nodes_come_drift_and_go() {
+    let node = Node::new();
+    let mut desired = many(&node);
     node.reconcile_ok(&node.desired(&[], &[]));
     let count = |what: &str| node.netns().ip(&format!("{what} show proto 80")).unwrap().lines().count();
     let report = node.reconcile(&desired);

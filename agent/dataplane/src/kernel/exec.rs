@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::linux::{is_missing, link_of, netlink_error};
-use super::netlink::{Answer, Request};
+use super::netlink::{Answer, NetlinkError, Request};
 use super::{Failure, KernelError, message, nexthop};
 use crate::op::{Op, Outcome, VethEnds};
 
@@ -76,7 +76,7 @@ pub(super) fn exec_each(
 fn result_of(op: &Op, answer: Answer) -> Result<(), KernelError> {
     match answer {
         Ok(_) => Ok(()),
-        Err(error) if takes_away(op) && is_missing(&error.cause) => Ok(()),
+        Err(error) if takes_away(op) && is_away(&error) => Ok(()),
         Err(error) => Err(netlink_error(op.to_string(), error)),
     }
 }
@@ -172,6 +172,15 @@ pub(super) fn exec_netlink(
 
 fn takes_away(op: &Op) -> bool {
     matches!(op, Op::DeleteRoute(_) | Op::DeleteNexthop { .. } | Op::DeleteOwnAddress(_))
+}
+
+/// What the kernel says, with `EINVAL`, to the deletion of a route by a nexthop object that is not there any more
+/// (`inet_rtm_delroute`, `inet6_rtm_delroute`). The route went with the object.
+const WITHOUT_NEXTHOP: &str = "Nexthop id does not exist";
+
+/// Whether the kernel refused to take away what is not there, or not any more.
+fn is_away(error: &NetlinkError) -> bool {
+    is_missing(&error.cause) || error.text == WITHOUT_NEXTHOP
 }
 
 /// The ends of a new pair, from the answers to [`message::create_veth`]; or why not, and the number of the host's

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::site::{BURST_COUNT, DEFAULT_POOL, NODES_COUNT, burst, site};
+use harness::cluster::DEFAULT_POOL;
+
+use crate::site::{BURST_COUNT, NODES_COUNT, burst, site};
 
 #[test]
 fn nodes_become_ready_with_the_plugins_of_debian_and_run_pods() {

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use harness::cluster::{PORT, Pod, PodOptions};
 use harness::lab::{OUTSIDE_IPV4, OUTSIDE_IPV6};
 use harness::{Capture, Direction, NetNs};
 use serde_json::{Value, json};
 
-use crate::pods::{PORT, Pod, PodOptions};
 use crate::reach::who;
 use crate::site::{NODES_COUNT, Site, site, wait_until};
 

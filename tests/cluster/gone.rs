@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use harness::cluster::{DEFAULT_POOL, PORT, Pod, PodOptions};
 use harness::{Kubectl, image_archive};
 use serde_json::Value;
 
 use crate::leaks::{self, ShortGrace};
-use crate::pods::{PORT, Pod, PodOptions};
 use crate::reach::who;
-use crate::site::{DEFAULT_POOL, NODES_COUNT, SOON, Site, site, wait_until};
+use crate::site::{NODES_COUNT, SOON, Site, site, wait_until};
 
 /// After which blocks of a node without Node object are taken; the shortest that is allowed.
 const GONE_AFTER: Duration = Duration::from_secs(30);

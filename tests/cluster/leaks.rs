@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use harness::cluster::{DAEMON_SET, NAMESPACE};
+use harness::cluster::{PORT, Pod, PodOptions};
 use harness::{Kubectl, Worker};
 use serde_json::{Value, json};
 
-use crate::pods::{PORT, Pod, PodOptions};
 use crate::reach::who;
 use crate::site::{SOON, Site, wait_until};
 

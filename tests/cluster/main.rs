@@ -7,14 +7,11 @@
 
 extern crate poolward_harness as harness;
 
-mod desk;
-mod pods;
 mod site;
 
 mod bare;
 mod dual_stack;
 mod gone;
-mod installation;
 mod leaks;
 mod pages;
 mod reach;

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::desk::run_page;
+use harness::cluster::DEFAULT_POOL;
+
 use crate::dual_stack::{forget_at_the_routers, tell_the_routers};
-use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, Site, site};
+use crate::site::{EXTERNAL_POOL, Site, site};
 
 /// Runs the commands of a page, which leaves the cluster as it was.
 fn check(name: &str) {
@@ -17,7 +18,7 @@ fn check_beside(name: &str, beside: impl FnOnce(&Site, &dyn Fn() -> bool) + Send
     let site = site();
     let said = std::thread::scope(|scope| {
         let shown: &Site = &site;
-        let page = scope.spawn(|| run_page(&shown.cluster, name, &[]));
+        let page = scope.spawn(|| shown.cluster.run_page(name, &[]).unwrap());
         beside(shown, &|| page.is_finished());
         page.join()
     });

@@ -1,7 +1,8 @@
 //! Pods that kubelets and containerd have made reach each other, nodes reach them, and they reach the outside.
 
-use crate::pods::{PORT, Pod, PodOptions};
-use crate::site::{DEFAULT_POOL, NODES_COUNT, Site, site};
+use harness::cluster::{DEFAULT_POOL, PORT, Pod, PodOptions};
+
+use crate::site::{NODES_COUNT, Site, site};
 
 const BUSYBOX: &str = "/bin/busybox";
 

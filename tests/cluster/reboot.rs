@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use harness::cluster::{DEFAULT_POOL, PORT, PodOptions};
 use serde_json::Value;
 
-use crate::pods::{PORT, PodOptions};
 use crate::reach::who;
-use crate::site::{DEFAULT_POOL, NODES_COUNT, site, wait_until};
+use crate::site::{NODES_COUNT, site, wait_until};
 
 /// As deploy/overlays/lab names it.
 const AGENT_IMAGE: &str = "localhost/poolward:dev";

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use harness::cluster::{DEFAULT_POOL, Pod, PodOptions, Range};
 use serde_json::{Value, json};
 
-use crate::pods::{Pod, PodOptions};
-use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, NODES_COUNT, Range, Site, site, wait_until};
+use crate::site::{EXTERNAL_POOL, NODES_COUNT, Site, site, wait_until};
 
 /// What chooses a pool.
 const KEY: &str = "cni.projectcalico.org/ipv4pools";

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use harness::cluster::{DNS_ADDRESS, DNS_DOMAIN};
+use harness::cluster::{PORT, Pod, PodOptions};
 use serde_json::{Value, json};
 
-use crate::pods::{PORT, Pod, PodOptions};
 use crate::reach::{who, who_from_outside};
 use crate::site::{NODES_COUNT, SOON, Site, site, wait_until};
 

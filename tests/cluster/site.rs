@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use harness::{Cluster, ClusterOptions, Kubectl, Leak, Run, Underlay, Witnessed};
 use serde_json::{Value, json};
 
-use crate::desk::run_page;
-use crate::pods::{Pod, PodOptions};
+use harness::cluster::{Pod, PodOptions, Range};
 
 /// How long what takes a few round trips and a pod may take on a machine that is busy with much else.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -19,29 +18,9 @@ pub(crate) const NODES_COUNT: u8 = 3;
 /// How many pods are created in one go.
 pub(crate) const BURST_COUNT: usize = 30;
 
-/// Addresses that pods get unless somebody asks for others: the first pool of docs/operate/install.md.
-pub(crate) const DEFAULT_POOL: Range =
-    Range { pool: "default-pool", network: Ipv4Addr::new(10, 244, 128, 0), prefix: 17 };
-
 /// Addresses for who asks for them by name.
 pub(crate) const EXTERNAL_POOL: Range =
     Range { pool: "external", network: Ipv4Addr::new(10, 244, 64, 0), prefix: 20 };
-
-/// What a pool hands out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
-    pub(crate) pool: &'static str,
-    network: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Range {
-    pub(crate) fn contains(self, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else { return false };
-        let beyond = 32 - u32::from(self.prefix);
-        address.to_bits() >> beyond == self.network.to_bits() >> beyond
-    }
-}
 
 /// The cluster with Poolward on it.
 pub(crate) struct Site {
@@ -118,7 +97,7 @@ impl Site {
     fn install(&mut self) {
         self.cluster.remove_host_local().unwrap();
         self.cluster.fabric.witness(&[harness::cluster::POD_RANGE], Leak::Drop).unwrap();
-        let said = run_page(&self.cluster, "install.md", &[]);
+        let said = self.cluster.run_page("install.md", &[]).unwrap();
         println!("{said}");
         let Range { pool, network, prefix } = EXTERNAL_POOL;
         let manifest = format!(
@@ -316,12 +295,7 @@ fn wait_for_service_account(kubectl: &Kubectl, namespace: &str) {
     });
 }
 
-/// Waits until it holds; how long that took.
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < SOON, "not within {} s: {what}", SOON.as_secs());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    started.elapsed()
+/// Waits until it holds, for a while; how long that took.
+pub(crate) fn wait_until(what: &str, holds: impl FnMut() -> bool) -> Duration {
+    harness::wait_until(SOON, what, holds)
 }

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use harness::cluster::{DEFAULT_POOL, PodOptions};
 use harness::{NetNs, Run};
 use serde_json::Value;
 
-use crate::desk::run_page;
-use crate::pods::PodOptions;
-use crate::site::{DEFAULT_POOL, NODES_COUNT, site, wait_until};
+use crate::site::{NODES_COUNT, site, wait_until};
 
 /// Between two packets, in seconds: whoever pauses for longer is found out.
 const INTERVAL: &str = "0.005";
@@ -47,7 +46,7 @@ fn no_packet_is_lost_while_all_agents_are_replaced_and_pods_come_up_meanwhile() 
     let (meanwhile, (sent, received)) = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| keep_asking(from, &address, &is_done));
         let _stop = Stop(&is_done);
-        let page = scope.spawn(|| run_page(&site.cluster, "upgrade.md", &[]));
+        let page = scope.spawn(|| site.cluster.run_page("upgrade.md", &[]).unwrap());
         wait_until("the first agent ends", || page.is_finished() || one_is_ending());
         let meanwhile = site.pods(&[on("meanwhile-1", 1), on("meanwhile-2", 2), on("meanwhile-3", 3)]);
         page.join().unwrap();

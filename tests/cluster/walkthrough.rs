@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::Daemon;
+use harness::cluster::DEFAULT_POOL;
 use harness::lab::OUTSIDE_IPV4;
 
-use crate::desk::run_page;
-use crate::site::{DEFAULT_POOL, EXTERNAL_POOL, site, wait_until};
+use crate::site::{EXTERNAL_POOL, site, wait_until};
 
 /// Where the server outside listens.
 const PORT: u16 = 8080;
@@ -38,7 +38,7 @@ fn the_walkthrough_prints_what_it_says() {
 
     let before = site.assert_sealed();
     let router = format!("nsenter --net={}", site.cluster.fabric.router.path().display());
-    let said = run_page(&site.cluster, "walkthrough.md", &[("ROUTER", &router), ("OUTSIDE", &place)]);
+    let said = site.cluster.run_page("walkthrough.md", &[("ROUTER", &router), ("OUTSIDE", &place)]).unwrap();
     println!("{said}");
     let after = site.assert_sealed();
     assert!(after.encapsulated > before.encapsulated && after.to_outside > before.to_outside, "{after:?}");

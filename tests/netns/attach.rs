@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::lab::OUTSIDE_IPV4;
-use harness::{AgentOptions, EchoServer, RawSender, UdpFrame};
+use harness::{AgentOptions, EchoServer, RawSender, UdpFrame, wait_until};
 
 use crate::kernel::{agreed, filtered, linked};
 use crate::manifest::pool;
-use crate::site::{Site, wait_until};
+use crate::site::Site;
 use crate::traffic::{Stream, count_marks, mark_of_pool, marks_of};
 
 const PORT: u16 = 7600;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use harness::AgentOptions;
+use harness::{AgentOptions, wait_until};
 use serde_json::json;
 
 use crate::kernel::{agreed, detach, endpoints, forget_endpoint};
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 
 fn node_of(site: &Site) -> Node<'_> {
     let node = site.start_with(&AgentOptions { resync_seconds: 1, ..AgentOptions::default() });

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use harness::{AgentOptions, Binaries};
+use harness::{AgentOptions, Binaries, wait_until};
 use serde_json::json;
 
 use crate::kernel::agreed;
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 
 fn node_with_a_pool(site: &Site) -> Node<'_> {
     let node = site.start();

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use harness::{NetNs, NodeFiles, Run};
+use harness::{NetNs, NodeFiles, Run, wait_until};
 use serde_json::Value;
 
-use crate::site::{Node, wait_until};
+use crate::site::Node;
 
 /// Protocol number of our routes, as `ip` prints it.
 pub(crate) const ROUTE_PROTOCOL: &str = "80";

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use harness::AgentOptions;
+use harness::{AgentOptions, wait_until};
 
 use crate::kernel::agreed;
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 
 const GRACE: Duration = Duration::from_secs(2);
 

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::lab::{FIREWALL_TO_NODE, NODE_UPLINK, OUTSIDE_IPV4, OUTSIDE_IPV6};
-use harness::{AgentOptions, Capture, Cni, Direction, EchoServer};
+use harness::{AgentOptions, Capture, Cni, Direction, EchoServer, wait_until};
 use serde_json::{Value, json};
 
 use crate::manifest::{namespace, pod, pool, reservation};
 use crate::other_plugins::{add, holders, plugin, plugin_dir, wait_until_left_to_others};
-use crate::site::{Node, Pod, Site, addresses_of, wait_until};
+use crate::site::{Node, Pod, Site, addresses_of};
 
 const PORT: u16 = 7710;
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{AgentOptions, Binaries, Finished, Run};
+use harness::{AgentOptions, Binaries, Finished, Run, wait_until};
 
 use crate::manifest::pool;
-use crate::site::{Site, wait_until};
+use crate::site::Site;
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -7,11 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use harness::{AgentOptions, Binaries, Cni, EchoServer};
+use harness::{AgentOptions, Binaries, Cni, EchoServer, wait_until};
 use serde_json::{Value, json};
 
 use crate::manifest::{namespace, pod, pool, reservation};
-use crate::site::{Node, Pod, Site, addresses_of, wait_until};
+use crate::site::{Node, Pod, Site, addresses_of};
 
 const DEBIANS: &str = "/usr/lib/cni";
 

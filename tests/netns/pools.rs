@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, OUTSIDE_IPV4};
-use harness::{Capture, Direction, EchoServer, IpHeader, Run};
+use harness::{Capture, Direction, EchoServer, IpHeader, Run, wait_until};
 
 use crate::kernel::{agreed, blackholes, dump_map, endpoints, number};
 use crate::manifest::{pool, reservation};
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 use crate::traffic::{count_marks, mark_of_pool, marks_of};
 
 const PORT: u16 = 7400;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use harness::AgentOptions;
+use harness::{AgentOptions, wait_until};
 use serde_json::Value;
 
 use crate::kernel::{delete_key, detach, forget_endpoint, traces};
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 
 /// Two seconds by the timer, and what the runs themselves take.
 const LIMIT: Duration = Duration::from_secs(3);

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::lab::OUTSIDE_IPV4;
-use harness::{EchoServer, Run};
+use harness::{EchoServer, Run, wait_until};
 
 use crate::background::Background;
 use crate::kernel::{agreed, traces};
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 use crate::traffic::Stream;
 
 const PORT: u16 = 7300;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::cni::Answer;
 use harness::{Agent, AgentOptions, Attachment, Binaries, Cni, Ctl, Lab, NetNs, NodeFiles, Run};
@@ -219,16 +219,6 @@ pub(crate) fn addresses_of(result: &Value) -> Vec<IpAddr> {
 fn unique_id(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{name}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Waits until it holds, up to `limit`; how long that took.
-pub(crate) fn wait_until(limit: Duration, what: &str, holds: impl Fn() -> bool) -> Duration {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < limit, "not within {} ms: {what}", limit.as_millis());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    started.elapsed()
 }
 
 fn mount_bpffs() {

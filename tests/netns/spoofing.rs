@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, NODE_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6};
-use harness::{AgentOptions, Capture, Direction, RawSender, UdpFrame};
+use harness::{AgentOptions, Capture, Direction, RawSender, UdpFrame, wait_until};
 
 use crate::frames::{arp_request, is_arp_reply_to, neighbour_advertisement};
 use crate::kernel::{attached, detach};
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 
 /// Frames of each attempt.
 const FRAMES_COUNT: usize = 7;

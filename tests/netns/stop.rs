@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use harness::Run;
+use harness::{Run, wait_until};
 
 use crate::kernel::agreed;
 use crate::manifest::pool;
 use crate::random::Random;
-use crate::site::{Pod, Site, wait_until};
+use crate::site::{Pod, Site};
 
 #[test]
 fn a_stop_ends_every_request_whole_or_not_at_all() {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use harness::AgentOptions;
+use harness::{AgentOptions, wait_until};
 
 use crate::manifest::pool;
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 
 /// Longer than a round of upkeep and its graces in these tests.
 const SOON: Duration = Duration::from_secs(20);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use harness::lab::{FIREWALL_TO_NODE, NODE_IPV4, NODE_UPLINK, OUTSIDE_IPV4};
 use harness::packet::PROTOCOL_UDP;
-use harness::{AgentOptions, Capture, Direction, EchoServer, IpHeader, Packet, udp_echo};
+use harness::{AgentOptions, Capture, Direction, EchoServer, IpHeader, Packet, udp_echo, wait_until};
 
 use crate::kernel::{agreed, blackholes, dump_map, filtered, linked, number};
-use crate::site::{Node, Pod, Site, wait_until};
+use crate::site::{Node, Pod, Site};
 use crate::traffic::{count_marks, mark_of_pool, marks_of};
 
 /// Where the server outside listens.

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use harness::Underlay;
+use harness::{Underlay, wait_until};
 
-use crate::site::{Pod, SOON, Site, wait_until};
+use crate::site::{Pod, SOON, Site};
 use crate::traffic::pings;
 
 #[test]

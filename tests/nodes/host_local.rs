@@ -3,10 +3,10 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use harness::{Binaries, Cni, Underlay};
+use harness::{Binaries, Cni, Underlay, wait_until};
 use serde_json::json;
 
-use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
+use crate::site::{Node, Pod, SOON, Site, routes};
 use crate::traffic::{pings, transfer};
 
 const DEBIANS: &str = "/usr/lib/cni/host-local";

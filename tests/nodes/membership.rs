@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use harness::{EchoServer, Underlay};
+use harness::{EchoServer, Underlay, wait_until};
 use std::net::SocketAddr;
 
-use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
+use crate::site::{Node, Pod, SOON, Site, routes};
 use crate::traffic::{Transfer, pings};
 
 const POOL: (&str, &str, &str) =

@@ -1,9 +1,9 @@
 //! Every pod reaches every other, every node, and is reached by every node: in every mode, on both underlays.
 
 use harness::lab::NODE_UPLINK;
-use harness::{Leak, Underlay};
+use harness::{Leak, Underlay, wait_until};
 
-use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
+use crate::site::{Node, Pod, SOON, Site, routes};
 use crate::traffic::{Transfer, echoes, ping_with, pings, transfer};
 
 /// Bytes of each checked transfer: more than any window.

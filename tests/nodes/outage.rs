@@ -1,8 +1,8 @@
 //! The API server dies and comes back: what is there goes on, and what waited is done.
 
-use harness::Underlay;
+use harness::{Underlay, wait_until};
 
-use crate::site::{Pod, SOON, Site, wait_until};
+use crate::site::{Pod, SOON, Site};
 use crate::traffic::pings;
 
 #[test]

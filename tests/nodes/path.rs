@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use harness::lab::NODE_UPLINK;
-use harness::{RawSender, Underlay};
+use harness::{RawSender, Underlay, wait_until};
 
-use crate::site::{Pod, SOON, Site, wait_until};
+use crate::site::{Pod, SOON, Site};
 use crate::traffic::{ping_with, pings, transfer};
 
 /// What fits through the router towards one of the nodes: less than the uplinks' 1500.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{RequestKind, Underlay};
+use harness::{RequestKind, Underlay, wait_until};
 
-use crate::site::{Pod, SOON, Site, wait_until};
+use crate::site::{Pod, SOON, Site};
 
 /// ADDs, each with its DEL.
 const ROUNDS_COUNT: usize = 1000;

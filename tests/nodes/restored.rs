@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use harness::Underlay;
+use harness::{Underlay, wait_until};
 
-use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
+use crate::site::{Node, Pod, SOON, Site, routes};
 use crate::traffic::pings;
 
 /// How many pods fill a block, and what comes after them is in another one.

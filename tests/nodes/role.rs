@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use harness::{BoundPod, Underlay};
+use harness::{BoundPod, Underlay, wait_until};
 
-use crate::site::{Pod, SOON, Site, wait_until};
+use crate::site::{Pod, SOON, Site};
 
 const FORBIDDEN: u64 = 403;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use harness::Underlay;
+use harness::{Underlay, wait_until};
 
-use crate::site::{Node, Pod, SOON, Site, routes, wait_until};
+use crate::site::{Node, Pod, SOON, Site, routes};
 use crate::traffic::{pings, transfer};
 
 fn all_reach_all(nodes: &[Node<'_>], pods: &[Pod<'_>]) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use harness::lab::NODE_UPLINK;
 use harness::{
     Agent, AgentOptions, Attachment, Binaries, Cni, ControlPlane, ControlPlaneOptions, Ctl, Fabric,
-    FabricNode, Kubectl, Leak, Management, ManagementLink, NetNs, Run, Underlay, Witnessed,
+    FabricNode, Kubectl, Leak, Management, ManagementLink, NetNs, Run, Underlay, Witnessed, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -321,16 +321,6 @@ fn shared() -> &'static Mutex<Management> {
 
 fn lock(management: &Mutex<Management>) -> MutexGuard<'_, Management> {
     management.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits until it holds, up to `limit`; how long that took.
-pub(crate) fn wait_until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < limit, "not within {} ms: {what}", limit.as_millis());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    started.elapsed()
 }
 
 /// The table of routes as a person sees it, for messages.

@@ -92,7 +92,7 @@ fn a_pools_dscp_arrives_with_a_pod_on_another_node() {
     site.seal(&["10.244.0.0/22"]);
     let nodes = site.start_all();
     let pods: Vec<Pod<'_>> = nodes.iter().map(|node| node.add(&["trusted"])).collect();
-    crate::site::wait_until(crate::site::SOON, "the first ping", || {
+    harness::wait_until(crate::site::SOON, "the first ping", || {
         crate::traffic::pings(&pods[0].netns, pods[1].address())
     });
     let underlay = Capture::start(nodes[1].netns(), NODE_UPLINK, Direction::In).unwrap();

@@ -8,7 +8,7 @@
 //! | property | integration tests called `properties`, `histories` or `fuzz` |
 //! | bpf | integration tests of `poolward-bpf`, and those called `bpf` |
 //! | netns | every other integration test of `poolward-tests`, and those called `netns` |
-//! | kubernetes | integration tests called `kubernetes`: against a real API server; and `cluster`: on real nodes |
+//! | kubernetes | integration tests called `kubernetes`: against a real API server; `cluster` and `installation`: on real nodes |
 //! | nodes | integration tests called `nodes`: several nodes in network namespaces, and a real API server |
 //!
 //! Others are one program of ours each, which counts its cases itself (`program`):
@@ -31,24 +31,26 @@ mod discover;
 mod guests;
 mod outcome;
 mod program;
+mod queue;
 
 use std::io::{IsTerminal, Write};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use self::discover::TestProgram;
 use self::outcome::Outcome;
 pub(crate) use self::program::run_seed;
+use self::queue::Runner;
 use crate::report::{Table, bold, green, red, seconds};
 use crate::setup::Toolbox;
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{build, image, logged};
+use crate::{build, image};
 
 /// The longest one test program may take.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(25 * 60);
+const PROGRAM_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// A tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -118,6 +120,11 @@ impl Tier {
             Self::Netns | Self::Kubernetes | Self::Nodes => Some(1),
         }
     }
+
+    /// How many programs of this tier, and of its neighbours of which this is also said, run at once.
+    fn programs_at_once(self) -> usize {
+        if matches!(self, Self::Kubernetes | Self::Nodes) { 2 } else { 1 }
+    }
 }
 
 /// What became of a tier.
@@ -126,10 +133,15 @@ struct TierResult {
     outcome: Outcome,
     /// Why it failed beyond single tests; empty when it did not.
     problems: Vec<String>,
+    /// Building, and each of its programs, whatever ran beside it.
     took: Duration,
 }
 
 impl TierResult {
+    fn new(tier: Tier) -> Self {
+        Self { tier, outcome: Outcome::default(), problems: Vec::new(), took: Duration::default() }
+    }
+
     fn failed_count(&self) -> u64 {
         self.outcome.failed + self.problems.len() as u64
     }
@@ -154,27 +166,8 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, asked: &Asked<'_>) -
     let is_asked = |tier: &Tier| asked.tiers.is_empty() || asked.tiers.contains(tier);
     let tiers: Vec<Tier> = Tier::ALL.into_iter().filter(is_asked).collect();
     let mut results = Vec::new();
-    for tier in tiers {
-        let tier_started = Instant::now();
-        let mut result =
-            TierResult { tier, outcome: Outcome::default(), problems: Vec::new(), took: Duration::default() };
-        if let Err(error) = run_tier(workspace, toolbox, asked, &mut result) {
-            result.problems.push(format!("{error:#}"));
-        }
-        crate::interrupt::check()?;
-        if result.problems.is_empty() && result.outcome.ran() == 0 {
-            let matching = asked.filter.map_or_else(String::new, |filter| format!(" matching {filter:?}"));
-            result.problems.push(format!("no test{matching} ran"));
-        }
-        if result.outcome.ignored > 0 {
-            result.problems.push(format!("{} tests were ignored", result.outcome.ignored));
-        }
-        result.took = tier_started.elapsed();
-        progress_end(&line_of(&result));
-        for problem in &result.problems {
-            println!("{} {problem}", red(&format!("{}:", tier.name())));
-        }
-        results.push(result);
+    for together in tiers.chunk_by(|a, b| a.programs_at_once() > 1 && b.programs_at_once() > 1) {
+        results.extend(run_together(workspace, toolbox, asked, together)?);
     }
     print!("\n{}", table_of(&results));
     let passed: u64 = results.iter().map(|r| r.outcome.passed).sum();
@@ -185,18 +178,56 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, asked: &Asked<'_>) -
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_tier(
+/// Tiers that run together: their programs wait for servers and kubelets most of the time, so two at once take little
+/// longer than one.
+fn run_together(
+    workspace: &Workspace,
+    toolbox: &Toolbox,
+    asked: &Asked<'_>,
+    tiers: &[Tier],
+) -> Result<Vec<TierResult>> {
+    let mut results: Vec<TierResult> = tiers.iter().copied().map(TierResult::new).collect();
+    let mut queue = Vec::new();
+    for (at, result) in results.iter_mut().enumerate() {
+        let started = Instant::now();
+        match run_or_build(workspace, toolbox, asked, result) {
+            Ok(programs) => queue.extend(programs.into_iter().map(|program| (at, program))),
+            Err(error) => result.problems.push(format!("{error:#}")),
+        }
+        result.took = started.elapsed();
+        crate::interrupt::check()?;
+    }
+    let runner = Runner { workspace, toolbox, filter: asked.filter };
+    runner.run_all(queue, &mut results)?;
+    for result in &mut results {
+        if result.problems.is_empty() && result.outcome.ran() == 0 {
+            let matching = asked.filter.map_or_else(String::new, |filter| format!(" matching {filter:?}"));
+            result.problems.push(format!("no test{matching} ran"));
+        }
+        if result.outcome.ignored > 0 {
+            result.problems.push(format!("{} tests were ignored", result.outcome.ignored));
+        }
+        progress_end(&line_of(result));
+        for problem in &result.problems {
+            println!("{} {problem}", red(&format!("{}:", result.tier.name())));
+        }
+    }
+    Ok(results)
+}
+
+/// Runs a tier that runs itself; of others, builds the test programs, which are still to be run.
+fn run_or_build(
     workspace: &Workspace,
     toolbox: &Toolbox,
     asked: &Asked<'_>,
     result: &mut TierResult,
-) -> Result<()> {
-    let (tier, filter) = (result.tier, asked.filter);
+) -> Result<Vec<TestProgram>> {
+    let tier = result.tier;
     if tier == Tier::Vm {
-        return guests::run(workspace, toolbox, asked, result);
+        return guests::run(workspace, toolbox, asked, result).map(|()| Vec::new());
     }
     if let Some(program) = program::of_tier(tier) {
-        return program::run(workspace, toolbox, &program, filter, result);
+        return program::run(workspace, toolbox, &program, asked.filter, result).map(|()| Vec::new());
     }
     match tier {
         Tier::Netns | Tier::Nodes => build::release(workspace, toolbox)?,
@@ -205,50 +236,7 @@ fn run_tier(
         _ => {}
     }
     progress(&format!("{}: building", bold(tier.name())));
-    let programs = discover::build(workspace, toolbox, tier)?;
-    for (done, program) in programs.iter().enumerate() {
-        progress(&format!("{}: {}/{} {}", bold(tier.name()), done + 1, programs.len(), program.name));
-        let outcome = run_program(workspace, toolbox, tier, program, filter)?;
-        result.outcome.add(&outcome);
-        if !outcome.complete {
-            result.problems.push(format!("{} ended without a result", program.name));
-        }
-        crate::interrupt::check()?;
-    }
-    Ok(())
-}
-
-/// Runs one test program; what it said is shown only when something in it failed.
-fn run_program(
-    workspace: &Workspace,
-    toolbox: &Toolbox,
-    tier: Tier,
-    program: &TestProgram,
-    filter: Option<&str>,
-) -> Result<Outcome> {
-    let mut command = Command::new(&program.executable);
-    // As cargo would run it: in the package's directory, which some tests find their files by.
-    command.current_dir(&program.package_dir).env("CARGO_MANIFEST_DIR", &program.package_dir);
-    command.env("PATH", toolbox.path()?).args(["--color", "never"]);
-    if let Some(threads) = tier.threads_count() {
-        command.arg(format!("--test-threads={threads}"));
-    }
-    command.args(filter);
-    let log = workspace.log(&format!("test-{}-{}", tier.name(), program.name.replace('/', "-")));
-    let status = logged::finish(command, &log, PROGRAM_LIMIT);
-    let text = std::fs::read(&log).with_context(|| format!("read {}", log.display()))?;
-    let text = String::from_utf8_lossy(&text);
-    let outcome = Outcome::parse(&text);
-    let ended_well = matches!(&status, Ok(status) if status.success());
-    if !ended_well || outcome.failed > 0 || !outcome.complete {
-        progress_end(&format!("{} {}", red("FAILED"), program.name));
-        println!("{}", outcome::failures(&text));
-        if let Err(error) = status {
-            println!("{error:#}");
-        }
-    }
-    // A program may end badly after saying that all was well.
-    Ok(Outcome { complete: outcome.complete && (ended_well || outcome.failed > 0), ..outcome })
+    discover::build(workspace, toolbox, tier)
 }
 
 fn line_of(result: &TierResult) -> String {

@@ -6,6 +6,8 @@
 
 mod images;
 mod network;
+mod operator;
+mod pod;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use serde_json::Value;
 
 pub use self::images::{BUSYBOX_IMAGE, PAUSE_IMAGE};
 pub use self::network::{DAEMON_SET, HOST_LOCAL_RANGE, NAMESPACE};
+pub use self::pod::{DEFAULT_POOL, PORT, Pod, PodOptions, Range};
 use self::worker::Identities;
 pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, NetworkAdds, Worker};
 use crate::control_plane::Guard;

@@ -23,6 +23,7 @@ mod netns;
 pub mod packet;
 mod page;
 mod run;
+mod wait;
 mod wire;
 
 pub use agent::{Agent, AgentOptions, NodeFiles, START_LIMIT, STOP_LIMIT, stop_left_running};
@@ -47,4 +48,5 @@ pub use netns::{Link, NetNs, parse_mac};
 pub use packet::{IpHeader, Packet, UdpFrame};
 pub use page::{Block, Desk, NodeShell, On, Page};
 pub use run::{DEFAULT_LIMIT, Finished, Run};
+pub use wait::wait_until;
 pub use wire::{Capture, Direction, MAX_PACKETS_COUNT, RawSender, SNAP_BYTES};

@@ -16,7 +16,7 @@ use poolward_agent::clock::Clock;
 use poolward_agent::config::{Config, EncapBackend, LogFormat, OnLocked, StoreConfig};
 use poolward_agent::journal::{Journal, Lock, LockError, Owner};
 use poolward_agent::node::Node;
-use poolward_agent::node::surroundings::{KernelWork, Surroundings};
+use poolward_agent::node::environment::{Environment, KernelWork};
 use poolward_agent::random::Random;
 use poolward_agent::run::tend;
 use poolward_agent::server::Service;
@@ -226,7 +226,7 @@ impl Machine {
         true
     }
 
-    /// One life of the agent: what `poolward_agent::run` does, with other surroundings and without a socket.
+    /// One life of the agent: what `poolward_agent::run` does, with other environment and without a socket.
     async fn live(&self, lock: Lock, start_count: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let (boot, boot_count, life) = {
             let state = locked(&self.state);
@@ -239,7 +239,7 @@ impl Machine {
         let seed = self.seed ^ start_count << 32;
         let actor = Actor { name: self.name.clone(), life };
         let store = FaultyStore::new(&self.cluster, actor, &self.faults, seed);
-        let surroundings = Surroundings {
+        let environment = Environment {
             clock: Clock::of_runtime(boot),
             random: Random::seeded(seed),
             kernel_work: KernelWork::InPlace { wait: KERNEL_WAIT },
@@ -247,8 +247,8 @@ impl Machine {
         let followers = CancellationToken::new();
         let _end_watches = followers.clone().drop_guard();
         let config = self.config()?;
-        let node = Node::start(surroundings, config, store, Arc::new(dataplane), journal, loaded, &followers)
-            .await?;
+        let node =
+            Node::start(environment, config, store, Arc::new(dataplane), journal, loaded, &followers).await?;
         self.check_started(&node);
         let tending = AbortOnDropHandle::new(tokio::spawn(tend(node.clone(), stop.clone())));
         {

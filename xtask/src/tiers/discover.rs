@@ -78,7 +78,7 @@ fn tier_of(package: &str, target: &Target) -> Option<Tier> {
         (_, "properties" | "histories" | "fuzz") => Tier::Property,
         ("poolward-tests", "vm") => Tier::Vm,
         ("poolward-bpf", _) | (_, "bpf") => Tier::Bpf,
-        (_, "kubernetes" | "cluster") => Tier::Kubernetes,
+        (_, "kubernetes" | "cluster" | "installation") => Tier::Kubernetes,
         (_, "nodes") => Tier::Nodes,
         ("poolward-tests", _) | (_, "netns") => Tier::Netns,
         _ => Tier::Unit,
@@ -224,6 +224,7 @@ mod tests {
         check("poolward-harness", "netns", "test", Some(Tier::Netns));
         check("poolward-store", "kubernetes", "test", Some(Tier::Kubernetes));
         check("poolward-harness", "cluster", "test", Some(Tier::Kubernetes));
+        check("poolward-harness", "installation", "test", Some(Tier::Kubernetes));
         check("poolward-harness", "nodes", "test", Some(Tier::Nodes));
         check("poolward-ebpf", "poolward-ebpf", "bin", None);
         check("poolward-protocol-check", "poolward-protocol-check", "bin", None);

@@ -1,14 +1,20 @@
 //! Poolward comes to nodes that have nothing of it, with addresses that it does not give; changes to its own; and goes: by
 //! the pages that say how. Then each node is as it was found.
+//!
+//! On a cluster of its own. Needs root and `cargo xtask setup --kubernetes`; without them the test fails.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+extern crate poolward_harness as harness;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use harness::{Cluster, ClusterOptions, Kubectl, Leak, Underlay, Worker};
+use harness::cluster::{DEFAULT_POOL, Pod, PodOptions};
+use harness::{Cluster, ClusterOptions, Kubectl, Leak, Underlay, Worker, wait_until};
 use serde_json::Value;
 
-use crate::desk::run_page;
-use crate::pods::{Pod, PodOptions};
-use crate::site::{DEFAULT_POOL, wait_until};
+/// How long what takes a few round trips and a pod may take on a machine that is busy with much else.
+const SOON: Duration = Duration::from_secs(60);
 
 /// As few as reach each other.
 const NODES_COUNT: u8 = 2;
@@ -43,7 +49,7 @@ fn run_pod(kubectl: &Kubectl) -> Pod {
     let options = PodOptions { name: "drained", node: Some(NODES_COUNT), ..PodOptions::default() };
     kubectl.run_with(&["create", "--validate=false", "-f", "-"], &options.object().to_string()).unwrap();
     let mut ready = None;
-    wait_until("a pod is ready", || {
+    wait_until(SOON, "a pod is ready", || {
         ready = Pod::of(&kubectl.json(&["get", "pod", options.name]).unwrap());
         ready.is_some()
     });
@@ -67,7 +73,7 @@ fn poolward_comes_changes_and_goes_and_leaves_nodes_as_it_found_them() {
         }
     }
     let kubectl = cluster.kubectl().unwrap();
-    wait_until("the cluster knows its nodes and has given them ranges", || {
+    wait_until(SOON, "the cluster knows its nodes and has given them ranges", || {
         let nodes = kubectl.json(&["get", "nodes"]).unwrap();
         let has_range = |node: &&Value| node["spec"]["podCIDR"].is_string();
         nodes["items"].as_array().unwrap().iter().filter(has_range).count() == cluster.workers.len()
@@ -76,7 +82,7 @@ fn poolward_comes_changes_and_goes_and_leaves_nodes_as_it_found_them() {
     let ranges = [harness::cluster::POD_RANGE, harness::NODE_RANGE, "10.89.0.0/24"];
     cluster.fabric.witness(&ranges, Leak::Drop).unwrap();
 
-    println!("{}", run_page(&cluster, "host-local.md", &[]));
+    println!("{}", cluster.run_page("host-local.md", &[]).unwrap());
     let seen = cluster.fabric.witnessed().unwrap();
     assert_eq!(seen.plain, 0, "outside of protocol 4: {:?}", seen.senders);
     assert!(seen.encapsulated > 0, "nothing was encapsulated");
@@ -87,7 +93,7 @@ fn poolward_comes_changes_and_goes_and_leaves_nodes_as_it_found_them() {
 
     let pod = run_pod(&kubectl);
     assert!(DEFAULT_POOL.contains(pod.address), "{pod:?}");
-    println!("{}", run_page(&cluster, "uninstall.md", &[]));
+    println!("{}", cluster.run_page("uninstall.md", &[]).unwrap());
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings";
     let left = kubectl.run(&["get", kinds, "-o", "name"]).unwrap();
     assert!(!left.contains("poolward"), "{left}");

@@ -1,26 +1,57 @@
-//! Pods as tests want them: busybox, quick to go, with a small web server that says who it is and who asks.
+//! Pods as tests want them: busybox, quick to go, with a small web server that says who it is and who asks; and the ranges
+//! that their addresses are from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use harness::cluster::BUSYBOX_IMAGE;
 use serde_json::{Value, json};
 
+use super::BUSYBOX_IMAGE;
+
 /// Where the web server of every pod listens, unless it is told another port.
-pub(crate) const PORT: u16 = 8080;
+pub const PORT: u16 = 8080;
+
+/// Addresses that pods get unless somebody asks for others: the first pool of docs/operate/install.md.
+pub const DEFAULT_POOL: Range =
+    Range { pool: "default-pool", network: Ipv4Addr::new(10, 244, 128, 0), prefix: 17 };
+
+/// What a pool hands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Its name.
+    pub pool: &'static str,
+    /// The first address.
+    pub network: Ipv4Addr,
+    /// How many bits of it are common.
+    pub prefix: u8,
+}
+
+impl Range {
+    /// Whether an address is one of it.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        let beyond = 32 - u32::from(self.prefix);
+        address.to_bits() >> beyond == self.network.to_bits() >> beyond
+    }
+}
 
 /// What a pod shall be.
 #[derive(Clone, Debug)]
-pub(crate) struct PodOptions<'a> {
-    pub(crate) namespace: &'a str,
-    pub(crate) name: &'a str,
+pub struct PodOptions<'a> {
+    /// Its namespace, which has to be there.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
     /// The number of its node; none: what the scheduler says.
-    pub(crate) node: Option<u8>,
-    pub(crate) annotations: &'a [(&'a str, &'a str)],
-    pub(crate) labels: &'a [(&'a str, &'a str)],
+    pub node: Option<u8>,
+    /// What is asked for it.
+    pub annotations: &'a [(&'a str, &'a str)],
+    /// What Services and spread constraints find it by.
+    pub labels: &'a [(&'a str, &'a str)],
     /// Of the web server.
-    pub(crate) port: u16,
+    pub port: u16,
     /// More fields of the spec.
-    pub(crate) more: Value,
+    pub more: Value,
 }
 
 impl Default for PodOptions<'_> {
@@ -39,7 +70,8 @@ impl Default for PodOptions<'_> {
 
 impl PodOptions<'_> {
     /// The manifest.
-    pub(crate) fn object(&self) -> Value {
+    #[must_use]
+    pub fn object(&self) -> Value {
         let port = self.port.to_string();
         let mut spec = json!({
             "automountServiceAccountToken": false,
@@ -80,16 +112,21 @@ fn map(pairs: &[(&str, &str)]) -> Value {
 
 /// A pod that is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pod {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) node: String,
-    pub(crate) address: IpAddr,
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its node, by name.
+    pub node: String,
+    /// Its first address.
+    pub address: IpAddr,
 }
 
 impl Pod {
     /// By its object; none unless it is ready.
-    pub(crate) fn of(object: &Value) -> Option<Self> {
+    #[must_use]
+    pub fn of(object: &Value) -> Option<Self> {
         let conditions = object["status"]["conditions"].as_array()?;
         let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
         if !conditions.iter().any(is_ready) {

@@ -10,6 +10,10 @@
 //!   every packet is MTU-sized, and summed up by the CPU.
 //! * `tcp_rr_per_s`: requests and responses of one byte, one after the other.
 //!
+//! These with cubic, the kernel's own default, which sends what the CPU can. `tcp_own_bytes_per_s` and
+//! `tcp_mtu_own_bytes_per_s` are the first two with the congestion control that this machine's sockets have by default,
+//! named by `congestion_control`: where that paces by itself, the pacing is measured with them.
+//!
 //! Needs root, iproute2, nftables, ethtool and a bpffs. Its namespaces and pins are removed at the end.
 
 use std::io::{Read, Write};
@@ -110,12 +114,17 @@ fn measure_all(pin_dirs: &[PathBuf; 2]) -> Result<Map<String, Value>> {
         }
         Ok(())
     };
-    record("tcp_bytes_per_s", Exchange::Stream)?;
+    record("tcp_bytes_per_s", Exchange::Stream(Control::Cubic))?;
+    record("tcp_own_bytes_per_s", Exchange::Stream(Control::Own))?;
     record("tcp_rr_per_s", Exchange::Requests)?;
     for track in &tracks {
         track.switch_offloads_off()?;
     }
-    record("tcp_mtu_bytes_per_s", Exchange::Stream)?;
+    record("tcp_mtu_bytes_per_s", Exchange::Stream(Control::Cubic))?;
+    record("tcp_mtu_own_bytes_per_s", Exchange::Stream(Control::Own))?;
+    let own = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    let own = own.context("reading the machine's congestion control")?;
+    document.insert("congestion_control".to_owned(), Value::from(own.trim()));
     Ok(document)
 }
 
@@ -123,19 +132,32 @@ fn measure_all(pin_dirs: &[PathBuf; 2]) -> Result<Map<String, Value>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exchange {
     /// One sends as much as it can; bytes are counted.
-    Stream,
+    Stream(Control),
     /// One asks, the other answers; answers are counted.
     Requests,
 }
 
+/// Whose congestion control a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    /// The kernel's default, wherever this runs.
+    Cubic,
+    /// The machine's default.
+    Own,
+}
+
 /// Lets all of them exchange, one at a time; what each did per second, by track and round.
 fn take_turns(tracks: &[Track], exchange: Exchange) -> Result<Vec<Vec<f64>>> {
-    let connections = tracks.iter().map(Track::connect).collect::<Result<Vec<_>>>()?;
+    let control = match exchange {
+        Exchange::Stream(control) => control,
+        Exchange::Requests => Control::Cubic,
+    };
+    let connections = tracks.iter().map(|track| track.connect(control)).collect::<Result<Vec<_>>>()?;
     let flows: Vec<Flow> = tracks.iter().map(|_| Flow::default()).collect();
     std::thread::scope(|scope| {
         for (flow, (client, server)) in flows.iter().zip(connections) {
             match exchange {
-                Exchange::Stream => {
+                Exchange::Stream(_) => {
                     scope.spawn(move || flow.send(client));
                     scope.spawn(move || flow.receive(server));
                 }
@@ -379,7 +401,7 @@ impl Track {
     }
 
     /// A connection from the first pod to the second.
-    fn connect(&self) -> Result<(TcpStream, TcpStream)> {
+    fn connect(&self, control: Control) -> Result<(TcpStream, TcpStream)> {
         let listener = self.pods[1].run(|| TcpListener::bind((pod_address(2), 0)))?.context("listening")?;
         let target = listener.local_addr()?;
         let client =
@@ -387,8 +409,9 @@ impl Track {
         let (server, _) = listener.accept().context("accepting")?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
-            // The kernel's default; where the machine's is one that paces by itself, the pacing would be measured.
-            set_tcp_congestion(stream, "cubic").context("choosing cubic")?;
+            if control == Control::Cubic {
+                set_tcp_congestion(stream, "cubic").context("choosing cubic")?;
+            }
             // Others have their turns meanwhile.
             stream.set_read_timeout(Some(IDLE_LIMIT))?;
             stream.set_write_timeout(Some(IDLE_LIMIT))?;

@@ -8,7 +8,6 @@ use anyhow::Context;
 use dataplane::{Dataplane, Settings};
 use store::Store;
 use store::embedded::{EmbeddedStore, OpenOptions};
-use store::kubernetes::{KubernetesStore, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,7 +18,7 @@ use crate::config::{Config, OnLocked, StoreConfig};
 use crate::conflist;
 use crate::journal::{Journal, Loaded, Lock, LockError, Owner};
 use crate::node::Node;
-use crate::node::surroundings::Surroundings;
+use crate::node::environment::Environment;
 use crate::pods::Pods;
 use crate::server::Server;
 use crate::service::AgentService;
@@ -58,9 +57,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let store = open_embedded(&path).await?;
             serve(config, store, opened, stop).await
         }
+        #[cfg(feature = "kubernetes")]
         StoreConfig::Kubernetes { kubeconfig } => {
             let store = open_kubernetes(kubeconfig.as_deref(), &config).await?;
             serve(config, store, opened, stop).await
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        StoreConfig::Kubernetes { .. } => {
+            anyhow::bail!(
+                "open the store: this agent was compiled without `kubernetes`, and store.type asks for it"
+            )
         }
     }
 }
@@ -85,7 +91,7 @@ async fn serve<S: Store>(
     let followers = CancellationToken::new();
     let _end_watches = followers.clone().drop_guard();
     let Opened { dataplane, journal, loaded } = opened;
-    let starting = Node::start(Surroundings::real(), config, store, dataplane, journal, loaded, &followers);
+    let starting = Node::start(Environment::real(), config, store, dataplane, journal, loaded, &followers);
     // It may have to wait, for the store or for the Node object.
     let Some(node) = stop.run_until_cancelled(starting).await else { return Ok(()) };
     let node = node?;
@@ -204,11 +210,15 @@ async fn retire_now_and_then<S: Store>(node: &Node<S>, stop: &CancellationToken)
 }
 
 /// Asks the server nothing: that it is away is the node's business.
-async fn open_kubernetes(kubeconfig: Option<&Path>, config: &Config) -> anyhow::Result<KubernetesStore> {
-    let options = Options {
+#[cfg(feature = "kubernetes")]
+async fn open_kubernetes(
+    kubeconfig: Option<&Path>,
+    config: &Config,
+) -> anyhow::Result<store::kubernetes::KubernetesStore> {
+    let options = store::kubernetes::Options {
         kubeconfig: kubeconfig.map(Path::to_owned),
         node_name: Some(config.node_name.clone()),
-        ..Options::default()
+        ..store::kubernetes::Options::default()
     };
-    KubernetesStore::connect(options).await.context("open the store")
+    store::kubernetes::KubernetesStore::connect(options).await.context("open the store")
 }

@@ -235,6 +235,6 @@ impl<S: Store> Node<S> {
 
     /// A nonce that nobody has seen.
     pub(crate) fn nonce(&self) -> Nonce {
-        Nonce(self.surroundings.random.bits())
+        Nonce(self.environment.random.bits())
     }
 }

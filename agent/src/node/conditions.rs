@@ -118,7 +118,7 @@ impl<S: Store> Node<S> {
     fn unsaid(&self) -> Vec<(Versioned<IpPool>, IpPool)> {
         let view = self.world.view();
         let max_tag_id = self.config.mark_layout.max_tag_id();
-        let now = self.surroundings.clock.wall_time_text();
+        let now = self.environment.clock.wall_time_text();
         let pools = self.world.pools.read();
         let unsaid = pools.values().filter_map(|object| {
             let pool = view.pools.by_name(&object.value.metadata.name.parse().ok()?)?;

@@ -11,7 +11,7 @@ use crate::random::Random;
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub struct Environment {
     /// Time since boot.
     pub clock: Clock,
     /// Nonces and uids.
@@ -20,7 +20,7 @@ pub struct Surroundings {
     pub kernel_work: KernelWork,
 }
 
-impl Surroundings {
+impl Environment {
     /// The machine's own.
     #[must_use]
     pub fn real() -> Self {

@@ -5,6 +5,7 @@ mod announce;
 pub mod attend;
 pub mod blocks;
 pub mod conditions;
+pub mod environment;
 pub mod freshness;
 pub mod gate;
 pub mod inner;
@@ -19,7 +20,6 @@ pub mod reconcile;
 pub mod remote;
 pub mod retire;
 pub mod start;
-pub mod surroundings;
 pub mod upkeep;
 mod view;
 pub mod world;
@@ -31,10 +31,10 @@ use model::BootTime;
 use store::Store;
 
 use crate::config::Config;
+use environment::Environment;
 use gate::Gates;
 use ledger::Ledger;
 use reconcile::Reconciler;
-use surroundings::Surroundings;
 use world::World;
 
 /// How many leaks that were removed are told of.
@@ -44,7 +44,7 @@ const LEAKS_TOLD_COUNT: usize = 8;
 #[derive(Debug)]
 pub struct Node<S> {
     /// Time and randomness, and where kernel work runs.
-    pub surroundings: Surroundings,
+    pub environment: Environment,
     /// The checked configuration.
     pub config: Config,
     /// The cluster store.
@@ -109,7 +109,7 @@ impl<S: Store> Node<S> {
 
     /// Now, by this machine's clock.
     pub fn now(&self) -> BootTime {
-        self.surroundings.clock.now()
+        self.environment.clock.now()
     }
 
     /// Runs kernel work, which is synchronous, off the asynchronous threads.
@@ -120,6 +120,6 @@ impl<S: Store> Node<S> {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
-        self.surroundings.kernel_work.run(work).await
+        self.environment.kernel_work.run(work).await
     }
 }

@@ -27,7 +27,7 @@ impl<S: Store> Node<S> {
             }
             // Thousands of nodes that start together do not ask together.
             let jitter = Duration::from_millis(
-                u64::try_from(self.surroundings.random.bits() % 30_000).unwrap_or_default(),
+                u64::try_from(self.environment.random.bits() % 30_000).unwrap_or_default(),
             );
             if stop.run_until_cancelled(tokio::time::sleep(INTERVAL + jitter)).await.is_none() {
                 return;

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::environment::KernelWork;
 use super::ledger::Ledger;
 use super::remote::{delegated_pool, remote_of};
-use super::surroundings::KernelWork;
 use super::world::{View, World};
 
 /// Changes that come together are answered together.

@@ -20,13 +20,13 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::admission::RegistryWriteError;
+use super::environment::Environment;
 use super::freshness::Fresh;
 use super::gate::Gates;
 use super::ledger::{Ledger, LedgerError};
 use super::memory::{Memory, may_serve};
 use super::pod::{Pod, Wired};
 use super::reconcile::{Reach, Reconciler};
-use super::surroundings::Surroundings;
 use super::world::{self, View, World};
 use crate::config::Config;
 use crate::journal::{ForeignMark, Journal, Loaded, SnapshotFile};
@@ -67,7 +67,7 @@ impl<S: Store> Node<S> {
     /// # Errors
     /// The store or the kernel cannot be read. A damaged journal is no error.
     pub async fn start(
-        surroundings: Surroundings,
+        environment: Environment,
         config: Config,
         store: S,
         dataplane: Arc<Dataplane>,
@@ -86,7 +86,7 @@ impl<S: Store> Node<S> {
         let memory = match &loaded {
             Loaded::Records { .. } if many_nodes => {
                 let file = SnapshotFile::new(&config.state_dir, journal.owner().clone());
-                Memory::read(&file, surroundings.clock.now())
+                Memory::read(&file, environment.clock.now())
             }
             _ => None,
         };
@@ -102,7 +102,7 @@ impl<S: Store> Node<S> {
         if many_nodes {
             await_registration(&world, &config.node_name).await;
         }
-        let now = surroundings.clock.now();
+        let now = environment.clock.now();
         let view = world.view();
         let foreign = ForeignMark::new(&config.state_dir);
         let records = match &loaded {
@@ -125,7 +125,7 @@ impl<S: Store> Node<S> {
         };
         let (mut ledger, mut problems) = Ledger::replay(journal, view.me.clone(), records, now);
         let reading = dataplane.clone();
-        let found = surroundings.kernel_work.run(move || reading.fetch_pods()).await??;
+        let found = environment.kernel_work.run(move || reading.fetch_pods()).await??;
         let (unknown, malformed) = unknown_pods(found, &ledger, &view, now);
         problems.extend(malformed);
         // An interface of ours is made after its record and gone before the record of its end: one that no record
@@ -148,7 +148,7 @@ impl<S: Store> Node<S> {
                 );
                 until = BootTime::from_millis(u64::MAX);
             }
-            let blocks = blocks_to_adopt(&ledger, &view, &surroundings);
+            let blocks = blocks_to_adopt(&ledger, &view, &environment);
             problems.extend(ledger.rebuild(&blocks, unknown, until)?);
             warn!(
                 pods = count,
@@ -167,12 +167,12 @@ impl<S: Store> Node<S> {
             dataplane.clone(),
             world.clone(),
             ledger.clone(),
-            surroundings.kernel_work.clone(),
+            environment.kernel_work.clone(),
             Reach { many_nodes, node_ip: config.node_ip, pod_cidrs: config.pod_cidrs.clone() },
             problems.is_empty(),
         );
         let node = Arc::new(Self {
-            surroundings,
+            environment,
             config,
             store,
             world,
@@ -288,7 +288,7 @@ async fn await_registration(world: &World, name: &NodeName) {
 
 /// Facts that make the blocks which the store says are ours, and the journal does not know, known: with a nonce of their
 /// own, so that they serve only once they are adopted by compare-and-swap, which voids what the lost journal knew of.
-fn blocks_to_adopt(ledger: &Ledger, view: &View, surroundings: &Surroundings) -> Vec<Fact> {
+fn blocks_to_adopt(ledger: &Ledger, view: &View, environment: &Environment) -> Vec<Fact> {
     let unknown = view
         .objects
         .values()
@@ -297,7 +297,7 @@ fn blocks_to_adopt(ledger: &Ledger, view: &View, surroundings: &Surroundings) ->
     let facts = unknown.flat_map(|object| {
         let block = object.cidr;
         let (pool, pool_uid) = (object.pool.clone(), object.pool_uid.clone());
-        let nonce = Nonce(surroundings.random.bits());
+        let nonce = Nonce(environment.random.bits());
         [Fact::Claiming { block, pool, pool_uid, nonce }, Fact::Owned { block }]
     });
     facts.collect()

@@ -83,7 +83,7 @@ impl<S: Store> Operator<S> {
 
     /// From this node's copies to what a manifest says.
     fn plan(&self, validated: Validated) -> AnyWrite {
-        let (world, random, key) = (&self.node.world, &self.node.surroundings.random, &validated.key);
+        let (world, random, key) = (&self.node.world, &self.node.environment.random, &validated.key);
         let uuid = || random.uuid();
         match validated.object {
             Object::Pool(pool) => AnyWrite::of_pool(key, world.pools.get(key), pool.0, uuid),

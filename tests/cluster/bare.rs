@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use harness::cluster::DEFAULT_POOL;
 
-use crate::site::{BURST_COUNT, NODES_COUNT, burst, site};
+use crate::site::{BURST_COUNT, NODES_COUNT, site};
 
 #[test]
 fn nodes_become_ready_with_the_plugins_of_debian_and_run_pods() {
     let bare = site().bare.clone();
     assert_eq!(bare.nodes, ["node/node-1", "node/node-2", "node/node-3"]);
-    assert_eq!(bare.pods.len(), BURST_COUNT);
-    for (node, address) in &bare.pods {
+    assert_eq!(bare.burst.pods.len(), BURST_COUNT);
+    for (node, address) in &bare.burst.pods {
         let number = node.strip_prefix("node-").unwrap();
         assert!(address.to_string().starts_with(&format!("10.77.{number}.")), "{node}: {address}");
     }
@@ -21,8 +21,10 @@ fn nodes_become_ready_with_the_plugins_of_debian_and_run_pods() {
 fn a_burst_of_pods_gets_addresses_of_poolward_on_all_nodes() {
     let site = site();
     let namespace = site.namespace("burst", &[]);
-    let (speed, pods) = burst(&site.cluster, &namespace);
-    eprintln!("{BURST_COUNT} pods: {speed} with Poolward, {} with ptp and host-local", site.bare.burst);
+    let burst = site.cluster.burst(&namespace, BURST_COUNT).unwrap();
+    let (ours, theirs) = (burst.speed(), site.bare.burst.speed());
+    eprintln!("{BURST_COUNT} pods: {ours} with Poolward, {theirs} with ptp and host-local");
+    let pods = burst.pods;
     let mut of_node = BTreeMap::new();
     for (node, address) in &pods {
         assert!(DEFAULT_POOL.contains(*address), "{address}");

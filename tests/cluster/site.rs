@@ -1,13 +1,13 @@
 //! The cluster of this run: started once, with Debian's plugins first, then with Poolward; gone when this process is.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, ClusterOptions, Kubectl, Leak, Run, Underlay, Witnessed};
 use serde_json::{Value, json};
 
-use harness::cluster::{Pod, PodOptions, Range};
+use harness::cluster::{Burst, HOST_LOCAL_NETWORK, Pod, PodOptions, Range};
 
 /// How long what takes a few round trips and a pod may take on a machine that is busy with much else.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -34,25 +34,8 @@ pub(crate) struct Site {
 pub(crate) struct Bare {
     /// Nodes, by `kubectl`, once all were ready.
     pub(crate) nodes: Vec<String>,
-    /// Where each pod of a burst ran and its address.
-    pub(crate) pods: Vec<(String, IpAddr)>,
-    /// How fast that was.
-    pub(crate) burst: Speed,
-}
-
-/// How fast a burst of pods was, for people to read; speed is for benchmarks to judge.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Speed {
-    /// From the creation of the first until the last was ready.
-    all: Duration,
-    /// What containerd waited for one ADD, on the average.
-    add: Duration,
-}
-
-impl std::fmt::Display for Speed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.1?} ({:.0?} an ADD)", self.all, self.add)
-    }
+    /// A burst of pods.
+    pub(crate) burst: Burst,
 }
 
 /// The cluster, for one test at a time.
@@ -121,7 +104,7 @@ impl Site {
 
     /// Pods are refused until the controller-manager has seen the namespace.
     pub(crate) fn wait_for_service_account(&self, namespace: &str) {
-        wait_for_service_account(&self.kubectl(), namespace);
+        self.kubectl().wait_for_service_account(namespace).unwrap();
     }
 
     /// Creates pods in one go and waits until all of them are ready.
@@ -166,7 +149,7 @@ impl Site {
 
     /// Removes all pods of a namespace from the API server, as if their nodes were lost; kubelets take them down later.
     pub(crate) fn delete_at_once(&self, namespace: &str) {
-        delete_at_once(&self.kubectl(), namespace);
+        self.kubectl().delete_pods_at_once(namespace).unwrap();
     }
 
     /// The agent of a pod's node knows that its address is this pod's.
@@ -235,64 +218,12 @@ impl Bare {
         let namespace = "bare";
         cluster.management.control_plane.create_namespace(namespace, &[]).unwrap();
         let kubectl = cluster.kubectl().unwrap();
-        wait_for_service_account(&kubectl, namespace);
-        let (burst, pods) = burst(cluster, namespace);
+        kubectl.wait_for_service_account(namespace).unwrap();
+        let burst = cluster.burst(namespace, BURST_COUNT).unwrap();
         let nodes = kubectl.run(&["get", "nodes", "--output=name"]).unwrap();
-        delete_at_once(&kubectl, namespace);
-        wait_until("kubelets have taken the burst down", || {
-            // What the runtime keeps of every ADD until its DEL has ended well.
-            let results =
-                |worker: &harness::Worker| std::fs::read_dir(worker.machine.own("/var/lib/cni/results"));
-            let is_there = |entry: std::io::Result<std::fs::DirEntry>| {
-                entry.unwrap().file_name().to_string_lossy().starts_with("host-local-")
-            };
-            cluster.workers.iter().all(|worker| !results(worker).unwrap().any(is_there))
-        });
-        Self { nodes: nodes.lines().map(str::to_owned).collect(), pods, burst }
+        cluster.end_burst(namespace, HOST_LOCAL_NETWORK).unwrap();
+        Self { nodes: nodes.lines().map(str::to_owned).collect(), burst }
     }
-}
-
-/// Creates [`BURST_COUNT`] pods in one go; how long it took until all were ready, their nodes and addresses.
-pub(crate) fn burst(cluster: &Cluster, namespace: &str) -> (Speed, Vec<(String, IpAddr)>) {
-    let kubectl = cluster.kubectl().unwrap();
-    let before = cluster.network_adds().unwrap();
-    let names: Vec<String> = (0..BURST_COUNT).map(|count| format!("burst-{count}")).collect();
-    let more = json!({
-        "topologySpreadConstraints": [{
-            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": {"matchLabels": {"app": "burst"}},
-        }],
-    });
-    let pod = |name: &String| {
-        let labels = &[("app", "burst")];
-        PodOptions { namespace, name, labels, more: more.clone(), ..PodOptions::default() }.object()
-    };
-    let items: Vec<Value> = names.iter().map(pod).collect();
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-    let started = Instant::now();
-    kubectl.run_with(&["create", "--validate=false", "-f", "-"], &list.to_string()).unwrap();
-    let mut ready: Vec<Pod> = Vec::new();
-    wait_until("a burst of pods is ready", || {
-        let found = kubectl.json(&["get", "pods", "--namespace", namespace]).unwrap();
-        ready = found["items"].as_array().unwrap().iter().filter_map(Pod::of).collect();
-        ready.len() == BURST_COUNT
-    });
-    let all = started.elapsed();
-    let after = cluster.network_adds().unwrap();
-    let add = Duration::from_secs_f64((after.seconds - before.seconds) / (after.count - before.count));
-    (Speed { all, add }, ready.into_iter().map(|pod| (pod.node, pod.address)).collect())
-}
-
-pub(crate) fn delete_at_once(kubectl: &Kubectl, namespace: &str) {
-    let now =
-        ["delete", "pod", "--all", "--grace-period=0", "--force", "--wait=false", "--namespace", namespace];
-    kubectl.run(&now).unwrap();
-}
-
-fn wait_for_service_account(kubectl: &Kubectl, namespace: &str) {
-    wait_until(&format!("a service account in {namespace}"), || {
-        kubectl.run(&["get", "serviceaccount", "default", "--namespace", namespace]).is_ok()
-    });
 }
 
 /// Waits until it holds, for a while; how long that took.

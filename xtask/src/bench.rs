@@ -3,6 +3,7 @@
 //! Peers run interleaved with ours, on the same machine at the same time: only ratios mean anything elsewhere.
 
 mod allocator;
+mod burst;
 mod cni;
 mod dataplane;
 mod program;
@@ -31,6 +32,8 @@ pub(crate) enum Bench {
     Routes,
     /// Pod to pod over two nodes, beside plain routing and a vxlan device
     Dataplane,
+    /// 30 pods at once on three real nodes, beside Debian's ptp and host-local
+    Burst,
     /// All of them
     All,
 }
@@ -39,6 +42,11 @@ impl Bench {
     /// Whether agent, poolwardctl and plugin are run.
     pub(crate) fn needs_binaries(self) -> bool {
         matches!(self, Self::Cni | Self::Routes | Self::All)
+    }
+
+    /// Whether pods run on real nodes: then a Kubernetes and an image are needed.
+    pub(crate) fn needs_nodes(self) -> bool {
+        matches!(self, Self::Burst | Self::All)
     }
 
     fn measures_cni(self) -> bool {
@@ -73,11 +81,17 @@ impl Numbers {
     }
 }
 
-/// Runs benchmarks; what they need must be built ([`Bench::needs_binaries`]).
+/// Runs benchmarks; what they need must be built ([`Bench::needs_binaries`], [`Bench::needs_nodes`]).
 ///
 /// # Errors
 /// Something could not be measured.
-pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: Option<&Path>) -> Result<()> {
+pub(crate) fn run(
+    workspace: &Workspace,
+    toolbox: &Toolbox,
+    which: Bench,
+    image: Option<&Path>,
+    json: Option<&Path>,
+) -> Result<()> {
     let mut numbers = Numbers::default();
     if which.measures_cni() {
         cni::run(&mut numbers)?;
@@ -94,6 +108,9 @@ pub(crate) fn run(workspace: &Workspace, toolbox: &Toolbox, which: Bench, json: 
     }
     if which.measures_dataplane() {
         dataplane::run(workspace, toolbox, &mut numbers)?;
+    }
+    if let Some(image) = image {
+        burst::run(workspace, image, &mut numbers)?;
     }
     if let Some(path) = json {
         let mut text = serde_json::to_string_pretty(&numbers.0).context("numbers as JSON")?;

@@ -85,8 +85,7 @@ fn up_with_nodes(
     crate::interrupt::check()?;
     let agents = if let Some(image) = image {
         progress("Poolward");
-        cluster.kubectl()?.apply(POOL)?;
-        cluster.install_poolward(image, &workspace.root.join(OVERLAY))?;
+        install(workspace, &mut cluster, image)?;
         format!("  kubectl get pods -n {NAMESPACE} -o wide\n  kubectl get ippools,ipblocks\n")
     } else {
         progress("ptp and host-local");
@@ -119,6 +118,15 @@ fn up_with_nodes(
     cluster.leave_running();
     print!("{text}");
     Ok(())
+}
+
+/// Gives a cluster that knows the definitions a pool, and Poolward from this image; waits until all nodes are ready.
+///
+/// # Errors
+/// What `kubectl` or `ctr` says, or not every agent becomes ready.
+pub(crate) fn install(workspace: &Workspace, cluster: &mut Cluster, image: &Path) -> Result<()> {
+    cluster.kubectl()?.apply(POOL)?;
+    cluster.install_poolward(image, &workspace.root.join(OVERLAY))
 }
 
 /// Applies every manifest of deploy/crds.

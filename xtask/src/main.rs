@@ -177,11 +177,13 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {
-            let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;
+            let needs = Needs { kubernetes: which.needs_nodes(), ..Needs::default() };
+            let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             if which.needs_binaries() {
                 build::release(&workspace, &toolbox)?;
             }
-            bench::run(&workspace, &toolbox, which, json.as_deref())?;
+            let image = which.needs_nodes().then(|| image::build(&workspace, &toolbox, None)).transpose()?;
+            bench::run(&workspace, &toolbox, which, image.as_deref(), json.as_deref())?;
         }
         Task::Test { tiers, seed: Some(seed), filter: None, kernel: None } if tiers == [Tier::Sim] => {
             let toolbox = setup::run(&workspace, setup::Show::Changes, Needs::default())?;

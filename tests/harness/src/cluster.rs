@@ -4,6 +4,7 @@
 //! Starts it, waits until it is ready, and takes it away with everything that runs in it, also when its owner is killed.
 //! What the pods' network is made of is for others to install ([`network`]).
 
+mod burst;
 mod images;
 mod network;
 mod operator;
@@ -16,8 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
+pub use self::burst::Burst;
 pub use self::images::{BUSYBOX_IMAGE, PAUSE_IMAGE};
-pub use self::network::{DAEMON_SET, HOST_LOCAL_RANGE, NAMESPACE};
+pub use self::network::{DAEMON_SET, HOST_LOCAL_NETWORK, HOST_LOCAL_RANGE, NAMESPACE};
 pub use self::pod::{DEFAULT_POOL, PORT, Pod, PodOptions, Range};
 use self::worker::Identities;
 pub use self::worker::{DNS_ADDRESS, DNS_DOMAIN, NetworkAdds, Worker};

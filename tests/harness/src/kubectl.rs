@@ -1,12 +1,15 @@
 //! Calls `kubectl`, as a person or a script would: one identity, one server.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::{Finished, Kubernetes, NetNs, Run};
+
+/// How long the controller-manager may take to see a namespace.
+const SERVICE_ACCOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 /// `kubectl` with one kubeconfig, in one network namespace.
 #[derive(Debug)]
@@ -34,6 +37,39 @@ impl Kubectl {
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Removes all pods of a namespace from the API server, as if their nodes were lost; kubelets take them down later.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn delete_pods_at_once(&self, namespace: &str) -> Result<()> {
+        let now = [
+            "delete",
+            "pod",
+            "--all",
+            "--grace-period=0",
+            "--force",
+            "--wait=false",
+            "--namespace",
+            namespace,
+        ];
+        self.run(&now).map(drop)
+    }
+
+    /// Waits until pods can be created in a namespace: until the controller-manager has seen it.
+    ///
+    /// # Errors
+    /// It has not within a minute.
+    pub fn wait_for_service_account(&self, namespace: &str) -> Result<()> {
+        let started = Instant::now();
+        while let Err(error) = self.run(&["get", "serviceaccount", "default", "--namespace", namespace]) {
+            if started.elapsed() > SERVICE_ACCOUNT_LIMIT {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Runs it to the end, whatever the exit code.

@@ -16,6 +16,9 @@ pub const DAEMON_SET: &str = "daemonset/poolward-node";
 /// Addresses of pods with Debian's plugins: `10.77.N.0/24` on node N.
 pub const HOST_LOCAL_RANGE: &str = "10.77.0.0/16";
 
+/// The name of that network.
+pub const HOST_LOCAL_NETWORK: &str = "host-local";
+
 const HOST_LOCAL_FILE: &str = "20-ptp.conflist";
 
 impl Cluster {
@@ -32,7 +35,7 @@ impl Cluster {
                 "type": "ptp", "ipMasq": false, "mtu": 1500,
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": range}]], "routes": [{"dst": "0.0.0.0/0"}]},
             });
-            let list = json!({"cniVersion": "0.4.0", "name": "host-local", "plugins": [ptp]});
+            let list = json!({"cniVersion": "0.4.0", "name": HOST_LOCAL_NETWORK, "plugins": [ptp]});
             worker.set_network(HOST_LOCAL_FILE, &list)?;
         }
         Ok(())

@@ -248,6 +248,25 @@ impl Worker {
         Ok(NetworkAdds { count: value("count")?, seconds: value("sum")? })
     }
 
+    /// How many sandboxes have a network of this name: what the runtime keeps of an ADD until its DEL has ended well.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn networks_count(&self, network: &str) -> Result<usize> {
+        let dir = self.machine.own("/var/lib/cni/results");
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error).with_context(|| format!("read {}", dir.display())),
+        };
+        let mut count = 0;
+        for entry in entries {
+            let name = entry.with_context(|| format!("read {}", dir.display()))?.file_name();
+            count += usize::from(name.to_string_lossy().starts_with(&format!("{network}-")));
+        }
+        Ok(count)
+    }
+
     /// Where the node's runtime looks for plugins, seen from outside.
     #[must_use]
     pub fn plugins(&self) -> PathBuf {

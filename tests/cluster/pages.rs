@@ -22,7 +22,10 @@ fn check_beside(name: &str, beside: impl FnOnce(&Site, &dyn Fn() -> bool) + Send
         beside(shown, &|| page.is_finished());
         page.join()
     });
-    let said = said.unwrap();
+    let said = said.unwrap_or_else(|failure| {
+        site.clear_desk();
+        std::panic::resume_unwind(failure)
+    });
     // Shown if what follows fails.
     println!("{said}");
     site.assert_pools(&[DEFAULT_POOL, EXTERNAL_POOL]);

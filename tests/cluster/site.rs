@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use harness::{Cluster, ClusterOptions, Kubectl, Leak, Run, Underlay, Witnessed};
 use serde_json::{Value, json};
 
-use harness::cluster::{Burst, HOST_LOCAL_NETWORK, Pod, PodOptions, Range};
+use harness::cluster::{Burst, DEFAULT_POOL, HOST_LOCAL_NETWORK, Pod, PodOptions, Range};
 
 /// How long what takes a few round trips and a pod may take on a machine that is busy with much else.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -193,6 +193,23 @@ impl Site {
         let seen = self.cluster.fabric.witnessed().unwrap();
         assert_eq!(seen.plain, 0, "with a pod's address, outside of protocol 4: {:?}", seen.senders);
         seen
+    }
+
+    /// Takes away what a page that was cut short has left: pools that are being deleted serve nobody, so others fail by
+    /// themselves only.
+    pub(crate) fn clear_desk(&self) {
+        let kubectl = self.kubectl();
+        let delete = |args: &[&str]| {
+            let args = [&["delete", "--wait=false", "--ignore-not-found"], args].concat();
+            // A test that fails says more than this could.
+            let _ = kubectl.run(&args);
+        };
+        delete(&["deployments,daemonsets,pods", "--all", "--namespace", "default"]);
+        let pools = kubectl.run(&["get", "ippools", "-o", "name"]).unwrap_or_default();
+        let kept = [DEFAULT_POOL, EXTERNAL_POOL].map(|range| range.pool);
+        let left =
+            pools.lines().filter_map(|name| name.split('/').nth(1)).filter(|name| !kept.contains(name));
+        left.for_each(|name| delete(&["ippool", name]));
     }
 
     /// There are these pools and no others.

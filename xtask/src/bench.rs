@@ -44,7 +44,12 @@ impl Bench {
         matches!(self, Self::Cni | Self::Routes | Self::All)
     }
 
-    /// Whether pods run on real nodes: then a Kubernetes and an image are needed.
+    /// Whether there is a real API server in it.
+    pub(crate) fn needs_kubernetes(self) -> bool {
+        self.measures_routes() || self.needs_nodes()
+    }
+
+    /// Whether pods run on real nodes, from an image.
     pub(crate) fn needs_nodes(self) -> bool {
         matches!(self, Self::Burst | Self::All)
     }

@@ -177,7 +177,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Cluster { action: ClusterAction::Down } => cluster::down(&workspace)?,
         Task::Bench { which, json } => {
-            let needs = Needs { kubernetes: which.needs_nodes(), ..Needs::default() };
+            let needs = Needs { kubernetes: which.needs_kubernetes(), ..Needs::default() };
             let toolbox = setup::run(&workspace, setup::Show::Changes, needs)?;
             if which.needs_binaries() {
                 build::release(&workspace, &toolbox)?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Cluster, Pod, PodOptions};
 
 /// How long a burst may take on a machine that is busy with much else, and how long it may take to be gone.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -78,15 +78,16 @@ impl Cluster {
     /// Removes all pods of a namespace, and waits until the runtimes have ended every DEL of a network by this name.
     ///
     /// # Errors
-    /// They are not gone in time, or a server does not answer.
+    /// No pod is on such a network, they are not gone in time, or a server does not answer.
     pub fn end_burst(&self, namespace: &str, network: &str) -> Result<()> {
+        let count =
+            || -> Result<usize> { self.workers.iter().map(|worker| worker.networks_count(network)).sum() };
+        // Under another name there would be nothing to wait for.
+        ensure!(count()? > 0, "no pod is on a network called {network}");
         self.kubectl()?.delete_pods_at_once(namespace)?;
         let started = Instant::now();
         loop {
-            let mut left = 0;
-            for worker in &self.workers {
-                left += worker.networks_count(network)?;
-            }
+            let left = count()?;
             if left == 0 {
                 return Ok(());
             }
